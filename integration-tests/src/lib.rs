@@ -1,0 +1,1 @@
+//! Placeholder head; the crate's README says what it is.

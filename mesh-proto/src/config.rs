@@ -1,0 +1,128 @@
+//! Everything one proxy must know: its snapshot, and the parts of it.
+//!
+//! The control plane builds snapshots, `wire` carries them as keyed items, the proxy keeps the last good one. Immutable:
+//! a change is a new snapshot that shares the unchanged parts.
+
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::limit::RateLimit;
+use crate::name::{InstanceName, ObjectName, Port, ServiceRef};
+use crate::policy::model::{PolicyInputs, Protocol};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// A number that grows with every accepted change of the mesh's resources or registry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Revision(pub u64);
+
+/// All that one proxy must know.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Of the last change in it.
+    pub revision: Revision,
+    /// SHA-256 over its items, compared with the control plane's to find divergence.
+    pub digest: [u8; 32],
+    /// Mesh-wide settings.
+    pub mesh: MeshSettings,
+    /// Roots by trust domain.
+    pub bundles: BTreeMap<TrustDomain, Bundle>,
+    /// What is no longer accepted.
+    pub revocations: Arc<Revocations>,
+    /// Who may call this workload.
+    pub policy: PolicyInputs,
+    /// How much callers may ask of this workload, in the order of their names.
+    pub limits: Vec<Arc<RateLimit>>,
+    /// Services this workload calls, for which it subscribed.
+    pub destinations: BTreeMap<ServiceRef, Arc<Destination>>,
+}
+
+/// Mesh-wide settings that a proxy needs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MeshSettings {
+    /// The mesh's own trust domain.
+    pub trust_domain: TrustDomain,
+    /// Whether plaintext from unmeshed peers is accepted.
+    pub mtls: MtlsMode,
+    /// What happens when no rule matches; `false` denies.
+    pub default_allow: bool,
+    /// Share of allowed requests that are written to the access log, in 1/10,000.
+    pub access_log_sample: u32,
+}
+
+/// Whether plaintext is accepted inbound.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MtlsMode {
+    /// Never.
+    Strict,
+    /// Until the given time (Unix seconds), counted and warned of.
+    Permissive {
+        /// The end; strict from then on.
+        until: u64,
+    },
+}
+
+/// The roots that vouch for one trust domain and no other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bundle {
+    /// The domain.
+    pub trust_domain: TrustDomain,
+    /// Root certificates, DER.
+    pub roots: Vec<Vec<u8>>,
+    /// Grows with every change.
+    pub sequence: u64,
+}
+
+/// Certificates and identities that are refused although they are otherwise valid.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Revocations {
+    /// Serials of leaves or intermediates, big-endian, sorted.
+    pub serials: Vec<Vec<u8>>,
+    /// Whole identities, sorted.
+    pub identities: Vec<SpiffeId>,
+}
+
+/// A service that this workload calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Destination {
+    /// Its name.
+    pub service: ServiceRef,
+    /// Its ports, in the order of the resource; never empty.
+    pub ports: Vec<DestinationPort>,
+    /// Who answers for it; empty when nobody does at the moment.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One port of a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DestinationPort {
+    /// As callers know it.
+    pub port: Port,
+    /// Its name, if it has one.
+    pub name: Option<ObjectName>,
+    /// Declared protocol; `None`: detect.
+    pub protocol: Option<Protocol>,
+    /// The port at the workload, which goes into the SNI.
+    pub target_port: Port,
+}
+
+/// One place that answers for a service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// The proxy's mesh listener, or the application itself when unmeshed.
+    pub address: SocketAddr,
+    /// The identity it must prove; `None` only for a static endpoint outside the mesh.
+    pub identity: Option<SpiffeId>,
+    /// Which instance it is.
+    pub instance: InstanceName,
+    /// Whether it takes new requests.
+    pub state: EndpointState,
+}
+
+/// Whether an endpoint takes new requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndpointState {
+    /// Yes.
+    Ready,
+    /// It finishes what it has; pick it only when nothing else is there.
+    Draining,
+}

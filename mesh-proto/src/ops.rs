@@ -1,0 +1,1 @@
+//! What operators see of every program. Filled by its parts.
