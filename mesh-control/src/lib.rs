@@ -1,1 +1,10 @@
-//! Placeholder head; the crate's README says what it is.
+//! The control plane of a mesh: policy state, identity service, discovery, explanation and administration.
+//!
+//! [`run`] is the whole of it: the program `mesh-control` and `meshctl up` both call it and nothing else. What it is made
+//! of and how the parts are wired stands in `app`.
+
+mod app;
+pub mod config;
+
+pub use app::{ControlError, Running, run};
+pub use config::Config;

@@ -47,6 +47,8 @@ pub struct MeshSettings {
     pub default_allow: bool,
     /// Share of allowed requests that are written to the access log, in 1/10,000.
     pub access_log_sample: u32,
+    /// Grows when SVIDs in use should be replaced soon; a proxy whose SVID came with a smaller one renews at once.
+    pub reissue_epoch: u64,
 }
 
 /// Whether plaintext is accepted inbound.
