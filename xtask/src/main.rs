@@ -1,2 +1,59 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: everything that continuous integration runs, as commands a developer can run too.
+//!
+//! Depends on no crate of the mesh: it runs cargo and the built programs. Each step prints its name, its command and its
+//! time, so that a failure names what to type to see it again.
+#![expect(clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
+
+mod ci;
+mod programs;
+mod step;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, checks and measures the mesh")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Format, lints, each crate alone, tests, documentation, tidy: all that must hold before a change lands.
+    Ci,
+    /// All tests that need no cluster; installs the real programs they drive where they are missing.
+    Test {
+        /// Only tests whose name contains this.
+        filter: Option<String>,
+    },
+    /// Installs the real programs that the integration tests drive (Debian, PyPI, Go modules).
+    Programs,
+    /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
+    Tidy,
+    /// Runs each fuzz target for a while (needs cargo-fuzz and a nightly compiler).
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.command {
+        Command::Ci => ci::run(),
+        Command::Test { filter } => ci::test(filter.as_deref()),
+        Command::Programs => programs::install(),
+        Command::Tidy => tidy::run(),
+        Command::Fuzz { seconds } => ci::fuzz(seconds),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}

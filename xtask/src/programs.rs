@@ -1,0 +1,92 @@
+//! The real programs that the integration tests drive, installed where they are missing.
+//!
+//! A program that cannot be had fails the run with its name; no test is ever skipped for want of one.
+
+use crate::step::{Step, root};
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::Command;
+
+/// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
+const DEBIAN: [(&str, &str); 13] = [
+    // `*` stands for one folder whose name carries a version.
+    ("curl", "curl"),
+    ("openssl", "openssl"),
+    ("psql", "postgresql-client"),
+    ("/usr/lib/postgresql/*/bin/postgres", "postgresql"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("mariadbd", "mariadb-server"),
+    ("mariadb", "mariadb-client"),
+    ("h2load", "nghttp2-client"),
+    ("wrk", "wrk"),
+    ("tcpdump", "tcpdump"),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+];
+
+/// Python packages of the test environment, pinned: gRPC and WebSocket peers that share no code with the mesh.
+const PYTHON: [&str; 2] = ["grpcio==1.85.1", "websockets==17.4"];
+
+/// Where the Python environment lives: below the build directory, so that `cargo clean` takes it away.
+const PYTHON_ENVIRONMENT: &str = "target/test-python";
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<()> {
+    install_debian()?;
+    install_python()
+}
+
+fn install_debian() -> Result<()> {
+    let missing: Vec<&str> =
+        DEBIAN.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Step::program("package lists", "apt-get", &["update", "-qq"]).run()?;
+    let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    args.extend(&missing);
+    Step::program("packages", "apt-get", &args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // The tests start their own servers; the packages' services stay down.
+        .env("RUNLEVEL", "1")
+        .run()?;
+    for (program, package) in DEBIAN {
+        if !is_there(program) {
+            bail!("{program} is still missing after installing {package}; the tests need it");
+        }
+    }
+    Ok(())
+}
+
+fn install_python() -> Result<()> {
+    let python = root().join(PYTHON_ENVIRONMENT).join("bin/python");
+    if imports(&python) {
+        return Ok(());
+    }
+    Step::program("python environment", "python3", &["-m", "venv", PYTHON_ENVIRONMENT]).run()?;
+    let python = python.to_string_lossy().into_owned();
+    let mut args = vec!["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    args.extend(PYTHON);
+    Step::program("python packages", &python, &args).run()?;
+    if !imports(Path::new(&python)) {
+        bail!("grpc and websockets cannot be imported after their installation into {PYTHON_ENVIRONMENT}");
+    }
+    Ok(())
+}
+
+fn imports(python: &Path) -> bool {
+    Command::new(python).args(["-c", "import grpc, websockets"]).output().is_ok_and(|o| o.status.success())
+}
+
+fn is_there(program: &str) -> bool {
+    if let Some((parent, below)) = program.split_once("/*/") {
+        let versions = std::fs::read_dir(parent).into_iter().flatten().flatten();
+        return versions.into_iter().any(|version| version.path().join(below).is_file());
+    }
+    #[expect(clippy::disallowed_methods, reason = "a look-up as the shell does it")]
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&places)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|folder| folder.join(program).is_file())
+}
