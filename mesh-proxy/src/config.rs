@@ -1,0 +1,98 @@
+//! What one proxy is told at its start. Typed already: the command line and the environment are read in `main`, or by
+//! whoever embeds this crate.
+
+use mesh_proto::name::{InstanceName, Namespace, ObjectName, Port, ServiceAccount, ServiceRef};
+use mesh_proto::policy::model::Protocol;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What one proxy is told at its start. No `Debug`: it may hold a join token.
+#[derive(Clone)]
+pub struct Config {
+    /// The running instance; becomes the certificate's DNS SAN.
+    pub instance: InstanceName,
+    /// The workload's namespace.
+    pub namespace: Namespace,
+    /// The workload's account: with the namespace its identity.
+    pub account: ServiceAccount,
+    /// The service name that the workload answers for unless a `Service` selects it.
+    pub workload: ObjectName,
+    /// From whom the certificate comes, on which evidence.
+    pub issuer: IssuerConfig,
+    /// Asked-for life of the certificate; `None`: the mesh's default.
+    pub svid_lifetime: Option<Duration>,
+    /// Labels that policies and services select by.
+    pub labels: BTreeMap<String, String>,
+    /// The ports of the workload that peers may call; empty for a workload that only calls.
+    pub ports: Vec<InboundPort>,
+    /// Local ports through which the workload calls services.
+    pub outbound: Vec<ExplicitListener>,
+    /// Where other proxies reach this one; port 0: any.
+    pub listen: SocketAddr,
+    /// Where health and metrics are served; `None`: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Where the access log goes.
+    pub access_log: AccessLogTarget,
+    /// Data threads; 0 counts as 1.
+    pub workers: usize,
+    /// How long requests and tunnels may take to finish at shutdown.
+    pub drain: Duration,
+}
+
+/// From whom the certificate comes.
+#[derive(Clone)]
+pub enum IssuerConfig {
+    /// The control plane's Unix socket; the kernel's word on this process is the evidence.
+    Unix {
+        /// Path of the socket.
+        socket: PathBuf,
+    },
+    /// A control plane on another machine; a one-time token is the evidence.
+    Join {
+        /// `host:port` of its mutual-TLS port.
+        address: String,
+        /// SHA-256 of its root certificate: what is trusted before there is a bundle.
+        root_sha256: [u8; 32],
+        /// The token.
+        token: String,
+    },
+}
+
+/// A port of the workload that peers may call.
+#[derive(Clone, Debug)]
+pub struct InboundPort {
+    /// As peers and policies know it.
+    pub port: Port,
+    /// What it speaks; `None`: the caller's proxy detects it.
+    pub protocol: Option<Protocol>,
+    /// Its name, if it has one.
+    pub name: Option<ObjectName>,
+    /// Where the application listens.
+    pub app: SocketAddr,
+}
+
+/// A local port through which the workload calls a service.
+#[derive(Clone, Debug)]
+pub struct ExplicitListener {
+    /// The service called.
+    pub service: ServiceRef,
+    /// Which of its ports; `None`: its first.
+    pub port: Option<Port>,
+    /// Where the workload connects to; port 0: any.
+    pub listen: SocketAddr,
+    /// What is spoken; `None`: as the service declares, else detected.
+    pub protocol: Option<Protocol>,
+}
+
+/// Where the access log goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AccessLogTarget {
+    /// Standard error, one JSON object a line.
+    Stderr,
+    /// A file, appended to, created with mode 0640.
+    File(PathBuf),
+    /// Nowhere. Denials and errors still reach the control plane.
+    Off,
+}
