@@ -19,7 +19,9 @@ const SCHEME: &str = "spiffe://";
 
 /// Why a text is not an identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is not a SPIFFE ID: {problem}; expected spiffe://<trust-domain>/ns/<namespace>/sa/<account>")]
+#[error(
+    "{value:?} is not a SPIFFE ID: {problem}; expected spiffe://<trust-domain>/ns/<namespace>/sa/<account>"
+)]
 pub struct IdentityError {
     /// The offending text, cut to 120 characters.
     pub value: String,
@@ -60,7 +62,10 @@ impl FromStr for TrustDomain {
             return Err(IdentityError::new(text, "the trust domain is longer than 255 bytes"));
         }
         if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b)) {
-            return Err(IdentityError::new(text, "the trust domain has a character other than a-z 0-9 . - _"));
+            return Err(IdentityError::new(
+                text,
+                "the trust domain has a character other than a-z 0-9 . - _",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -184,10 +189,29 @@ mod tests {
             assert_eq!(text.parse::<SpiffeId>().unwrap().as_str(), text);
         }
         let bad = [
-            "", "spiffe://", "spiffe://a", "spiffe://a/", "spiffe:///b", "SPIFFE://a/b", "spiffe://A/b", "spiffe://a//b",
-            "spiffe://a/b/", "spiffe://a/./b", "spiffe://a/../b", "spiffe://a/b%20c", "spiffe://a/b?c", "spiffe://a/b#c",
-            "spiffe://a:80/b", "spiffe://u@a/b", "spiffe://a/b\0", "spiffe://a/ä", " spiffe://a/b", "spiffe://a/b ",
-            "spiffe:/a/b", "https://a/b", "spiffe://a/b\n",
+            "",
+            "spiffe://",
+            "spiffe://a",
+            "spiffe://a/",
+            "spiffe:///b",
+            "SPIFFE://a/b",
+            "spiffe://A/b",
+            "spiffe://a//b",
+            "spiffe://a/b/",
+            "spiffe://a/./b",
+            "spiffe://a/../b",
+            "spiffe://a/b%20c",
+            "spiffe://a/b?c",
+            "spiffe://a/b#c",
+            "spiffe://a:80/b",
+            "spiffe://u@a/b",
+            "spiffe://a/b\0",
+            "spiffe://a/ä",
+            " spiffe://a/b",
+            "spiffe://a/b ",
+            "spiffe:/a/b",
+            "https://a/b",
+            "spiffe://a/b\n",
         ];
         for text in bad {
             assert!(text.parse::<SpiffeId>().is_err(), "{text:?}");

@@ -2,6 +2,7 @@
 
 use crate::policy::model::{Mode, Operation, PolicyName};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// A limit that applies to a workload's inbound traffic.
@@ -58,4 +59,66 @@ pub enum Unit {
     Connections,
     /// Bytes in both directions.
     Bytes,
+}
+
+/// The arithmetic of one bucket: the generic cell rate algorithm (ITU-T I.371, annex A), whose whole state is the time at
+/// which the bucket will be full again.
+///
+/// A bucket is an [`AtomicU64`], full when it is 0. Times are nanoseconds on a clock that does not go backwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gcra {
+    /// The time that `amount` takes to come back, in nanoseconds; at least 1.
+    per_ns: u64,
+    /// At least 1.
+    amount: u64,
+    /// The time that a whole burst takes to come back.
+    burst_ns: u64,
+}
+
+impl Rate {
+    /// The arithmetic of this rate.
+    pub fn gcra(&self) -> Gcra {
+        let per_ns = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let bare = Gcra { per_ns, amount: self.amount.max(1), burst_ns: 0 };
+        Gcra { burst_ns: bare.time_for(self.burst.max(1)), ..bare }
+    }
+}
+
+impl Gcra {
+    /// Takes `cost` from the bucket, or says how long until that would work; then nothing is taken.
+    ///
+    /// A cost above the burst passes when the bucket is full, and is paid for afterwards: no chunk is too large to ever
+    /// pass, and the rate still holds over time.
+    ///
+    /// # Errors
+    /// How long until `cost` is free, if nobody else takes meanwhile.
+    pub fn take(&self, state: &AtomicU64, now_ns: u64, cost: u64) -> Result<(), Duration> {
+        let cost_ns = self.time_for(cost);
+        let needed_ns = cost_ns.min(self.burst_ns);
+        let mut full_at = state.load(Ordering::Relaxed);
+        loop {
+            let owed_ns = full_at.saturating_sub(now_ns);
+            let over_ns = owed_ns.saturating_add(needed_ns).saturating_sub(self.burst_ns);
+            if over_ns > 0 {
+                return Err(Duration::from_nanos(over_ns));
+            }
+            let after = full_at.max(now_ns).saturating_add(cost_ns);
+            match state.compare_exchange_weak(full_at, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(current) => full_at = current,
+            }
+        }
+    }
+
+    /// Whether the bucket is full, so that forgetting it changes nothing.
+    pub fn is_full(&self, state: &AtomicU64, now_ns: u64) -> bool {
+        state.load(Ordering::Relaxed) <= now_ns
+    }
+
+    /// The time that `cost` takes to come back, rounded up.
+    fn time_for(&self, cost: u64) -> u64 {
+        let exact =
+            u128::from(cost).saturating_mul(u128::from(self.per_ns)).div_ceil(u128::from(self.amount.max(1)));
+        u64::try_from(exact).unwrap_or(u64::MAX)
+    }
 }

@@ -1,3 +1,8 @@
 //! Access policy and what it means. One walk over the rules ([`evaluate`]) answers for proxy, dry run and `explain`.
 
+pub mod compile;
+pub mod diff;
+pub mod evaluate;
+pub mod explain;
+pub mod lint;
 pub mod model;

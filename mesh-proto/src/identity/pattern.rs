@@ -80,7 +80,9 @@ mod tests {
         let shop: IdentityPattern = "spiffe://m/ns/shop/*".parse().unwrap();
         assert!(shop.matches(&"spiffe://m/ns/shop/sa/web".parse().unwrap()));
         assert!(!shop.matches(&"spiffe://m/ns/shopping/sa/web".parse().unwrap()));
-        for bad in ["spiffe://m/ns/sh*", "*", "spiffe://*", "spiffe://m/*/sa/x", "spiffe://m//*", "spiffe://M/*"] {
+        for bad in
+            ["spiffe://m/ns/sh*", "*", "spiffe://*", "spiffe://m/*/sa/x", "spiffe://m//*", "spiffe://M/*"]
+        {
             assert!(bad.parse::<IdentityPattern>().is_err(), "{bad}");
         }
         assert_eq!(shop.to_string().parse::<IdentityPattern>().unwrap(), shop);
