@@ -10,6 +10,8 @@
 
 mod app;
 mod config;
+pub mod http;
+pub mod refusal;
 
 pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig};
 
