@@ -12,6 +12,7 @@ const PROTOS: [&str; 5] = [
     "mesh/v1/admin.proto",
 ];
 
+#[expect(clippy::disallowed_methods, reason = "cargo speaks to build scripts through the environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     println!("cargo::rerun-if-changed=build.rs");

@@ -1,1 +1,14 @@
-//! Placeholder head; the crate's README says what it is.
+//! What the integration tests stand on: a mesh of built programs in a folder of its own.
+//!
+//! Nothing here knows the insides of the mesh: it types what a user types and reads what a user reads.
+#![expect(
+    clippy::panic,
+    clippy::missing_panics_doc,
+    reason = "a test harness fails by panicking with what it saw"
+)]
+
+pub mod capture;
+pub mod process;
+pub mod programs;
+pub mod wait;
+pub mod world;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
-const DEBIAN: [(&str, &str); 13] = [
+const DEBIAN: [(&str, &str); 14] = [
     // `*` stands for one folder whose name carries a version.
     ("curl", "curl"),
     ("openssl", "openssl"),
@@ -19,6 +19,7 @@ const DEBIAN: [(&str, &str); 13] = [
     ("mariadbd", "mariadb-server"),
     ("mariadb", "mariadb-client"),
     ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
     ("wrk", "wrk"),
     ("tcpdump", "tcpdump"),
     ("nft", "nftables"),

@@ -1,0 +1,131 @@
+//! The control plane killed at any moment: nothing acknowledged is lost, nothing that works stops.
+
+use integration_tests::world::{World, allow, free_port, loopback};
+use integration_tests::{programs, wait};
+use std::process::Command;
+
+/// How often the control plane is killed here; a longer run raises it.
+const KILLS: usize = 15;
+
+fn names(world: &World) -> Vec<String> {
+    let objects = world.json(&["get", "accesspolicy"]);
+    let all = objects["objects"].as_array().cloned().unwrap_or_default();
+    all.iter().filter_map(|object| object["name"].as_str().map(str::to_owned)).collect()
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_no_acknowledged_change() {
+    let mut world = World::start();
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..KILLS {
+        // Writers go on while the control plane is killed in their midst.
+        let state = world.state();
+        let folder = world.folder().to_path_buf();
+        let writer = std::thread::spawn(move || {
+            let mut done = Vec::new();
+            for number in 0..40 {
+                let name = format!("r{round}-n{number}");
+                let file = folder.join(format!("{name}.yaml"));
+                std::fs::write(&file, allow("x", &name)).unwrap();
+                let output = Command::new(programs::built("meshctl"))
+                    .arg("--state-dir")
+                    .arg(&state)
+                    .args(["apply", "-f", &file.to_string_lossy()])
+                    .output()
+                    .unwrap();
+                if !output.status.success() {
+                    break;
+                }
+                done.push(format!("{name}-allows-x"));
+            }
+            done
+        });
+        let target = acknowledged.len() + round % 7 + 1;
+        wait::until("some writes to be made", || {
+            (names(&world).len() >= target || writer.is_finished()).then_some(())
+        });
+        world.kill_control();
+        acknowledged.extend(writer.join().unwrap());
+        world.start_control();
+        let there = names(&world);
+        let lost: Vec<&String> = acknowledged.iter().filter(|name| !there.contains(name)).collect();
+        assert!(lost.is_empty(), "round {round}: acknowledged and lost: {lost:?}");
+    }
+    assert!(acknowledged.len() > KILLS, "only {} writes were acknowledged", acknowledged.len());
+    let audit = world.told(&["check"]);
+    assert!(!audit.contains("broken"), "{audit}");
+}
+
+#[test]
+fn without_a_control_plane_traffic_goes_on_and_a_restart_empties_no_endpoints() {
+    let mut world = World::start();
+    let (app, to) = (free_port(), free_port());
+    let python = programs::python();
+    let port = app.to_string();
+    world.apply(&allow("caller", "files"));
+    world.run(
+        "files",
+        &["--port", &port],
+        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
+    );
+    wait::for_listener("http.server", loopback(app));
+    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
+    let get = || {
+        let output = Command::new(programs::system("curl"))
+            .args([
+                "-s",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "10",
+                "-w",
+                "%{http_code}",
+                &format!("http://127.0.0.1:{to}/"),
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(get(), "200");
+    for _ in 0..3 {
+        world.kill_control();
+        assert!((0..10).all(|_| get() == "200"), "a request failed while the control plane was down");
+        world.start_control();
+        let mut answers = Vec::new();
+        wait::until("both proxies to be back in sync", || {
+            answers.push(get());
+            let status = world.json(&["status"]);
+            let all = status["proxies"].as_array().cloned().unwrap_or_default();
+            (all.iter().filter(|proxy| proxy["state"] == "in-sync").count() == 2).then_some(())
+        });
+        assert!(answers.iter().all(|answer| answer == "200"), "after the restart: {answers:?}");
+    }
+}
+
+#[test]
+fn a_workload_that_dies_leaves_every_proxys_endpoints_within_a_second() {
+    let mut world = World::start();
+    let (app, to) = (free_port(), free_port());
+    let python = programs::python();
+    let port = app.to_string();
+    world.apply(&allow("caller", "files"));
+    let number = world.run(
+        "files",
+        &["--port", &port],
+        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
+    );
+    wait::for_listener("http.server", loopback(app));
+    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
+    world.workload(number).kill();
+    let (_, took) = wait::timed(|| {
+        wait::until("the endpoint to be gone", || {
+            let output = Command::new(programs::system("curl"))
+                .args(["-s", "-o", "/dev/null", "--max-time", "5", "-w", "%header{x-mesh-reason}"])
+                .arg(format!("http://127.0.0.1:{to}/"))
+                .output()
+                .unwrap();
+            (output.stdout == b"no_endpoints").then_some(())
+        })
+    });
+    assert!(took.as_secs_f64() < 1.5, "it took {took:?}");
+}

@@ -1,0 +1,159 @@
+//! Who gets in between the proxies: only mesh TLS with an identity that the mesh vouches for.
+
+use integration_tests::world::{World, allow, free_port, loopback};
+use integration_tests::{programs, wait};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+
+/// A workload `target` (http.server) whose mesh listener is at the port given back.
+fn target(world: &mut World) -> u16 {
+    let (app, mesh) = (free_port(), free_port());
+    let python = programs::python();
+    let port = app.to_string();
+    let listen = format!("127.0.0.1:{mesh}");
+    world.run(
+        "target",
+        &["--port", &port, "--listen", &listen],
+        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
+    );
+    wait::for_listener("http.server", loopback(app));
+    mesh
+}
+
+/// What `openssl s_client` says of a handshake with the mesh listener.
+fn s_client(mesh: u16, args: &[&str]) -> (bool, String) {
+    let mut child = Command::new(programs::system("openssl"))
+        .args(["s_client", "-connect", &format!("127.0.0.1:{mesh}"), "-alpn", "mesh-h1"])
+        .args(["-servername", "80.target.default.mesh.local"])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // In TLS 1.3 a client learns of a refused certificate with its first read.
+    drop(stdin.write_all(b"GET / HTTP/1.1\r\nhost: target\r\n\r\n"));
+    wait::until("s_client to end", || child.try_wait().ok().flatten().map(drop));
+    let output = child.wait_with_output().unwrap();
+    drop(stdin);
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (text.contains("HTTP/1.1 "), text)
+}
+
+/// A self-made certificate with any URI SAN.
+fn forged(world: &World, name: &str, uri: &str) -> (String, String) {
+    let path = |end: &str| world.folder().join(format!("{name}.{end}")).to_string_lossy().into_owned();
+    let (cert, key) = (path("crt"), path("key"));
+    let made = Command::new(programs::system("openssl"))
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "1",
+        ])
+        .args([
+            "-subj",
+            "/",
+            "-addext",
+            &format!("subjectAltName=critical,URI:{uri}"),
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
+        ])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    (cert, key)
+}
+
+#[test]
+fn strangers_are_refused_in_the_handshake() {
+    let mut world = World::start();
+    let mesh = target(&mut world);
+    let (served, text) = s_client(mesh, &[]);
+    assert!(!served && text.contains("alert"), "no certificate: {text}");
+    let (cert, key) = forged(&world, "forged", "spiffe://mesh.local/ns/default/sa/web");
+    let (served, text) = s_client(mesh, &["-cert", &cert, "-key", &key]);
+    assert!(!served && text.contains("alert"), "a certificate of nobody's: {text}");
+    let (served, text) = s_client(mesh, &["-tls1_2"]);
+    assert!(!served && text.contains("alert"), "TLS 1.2: {text}");
+}
+
+#[test]
+fn plaintext_gets_no_byte_of_the_application() {
+    let mut world = World::start();
+    world.apply(&allow("web", "target"));
+    let mesh = target(&mut world);
+    let mut stream = TcpStream::connect(loopback(mesh)).unwrap();
+    stream.set_read_timeout(Some(wait::DEADLINE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: target\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    drop(stream.read_to_end(&mut answer));
+    let text = String::from_utf8_lossy(&answer);
+    assert!(!text.contains("200 OK") && !text.contains("Directory listing"), "{text}");
+}
+
+#[test]
+fn certificates_are_what_spiffe_demands_by_openssls_word() {
+    let mut world = World::start();
+    let mesh = target(&mut world);
+    let (_, text) = s_client(mesh, &["-showcerts"]);
+    let chain: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
+    assert!(chain.len() >= 2, "leaf and intermediate: {text}");
+    let pem = |part: &str| {
+        let body = part.split("-----END CERTIFICATE-----").next().unwrap_or_default();
+        format!("-----BEGIN CERTIFICATE-----{body}-----END CERTIFICATE-----\n")
+    };
+    let leaf = world.folder().join("leaf.pem");
+    std::fs::write(&leaf, pem(chain[0])).unwrap();
+    let shown = Command::new(programs::system("openssl"))
+        .args(["x509", "-noout", "-text", "-in"])
+        .arg(&leaf)
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert_eq!(shown.matches("URI:").count(), 1, "{shown}");
+    assert!(shown.contains("URI:spiffe://mesh.local/ns/default/sa/target"), "{shown}");
+    assert!(shown.contains("CA:FALSE") && shown.contains("Digital Signature"), "{shown}");
+    assert!(shown.contains("TLS Web Server Authentication, TLS Web Client Authentication"), "{shown}");
+    assert!(text.contains("TLSv1.3"), "{text}");
+}
+
+#[test]
+fn a_revoked_identity_is_refused_and_its_connections_are_cut() {
+    let mut world = World::start();
+    world.apply(&allow("web", "target"));
+    target(&mut world);
+    let to = free_port();
+    world.run("web", &["--to", &format!("target=127.0.0.1:{to}")], &[]);
+    let get = || {
+        let output = Command::new(programs::system("curl"))
+            .args([
+                "-s",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "10",
+                "-w",
+                "%{http_code}",
+                &format!("http://127.0.0.1:{to}/"),
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert_eq!(get(), "200");
+    world.told(&["ca", "revoke", "spiffe://mesh.local/ns/default/sa/web"]);
+    wait::until("the revoked identity to be refused", || (get() != "200").then_some(()));
+    world.told(&["ca", "revoke", "--undo", "spiffe://mesh.local/ns/default/sa/web"]);
+    wait::until("the identity to be accepted again", || (get() == "200").then_some(()));
+}

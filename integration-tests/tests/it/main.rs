@@ -1,0 +1,10 @@
+//! The built programs against real applications and faults; one file for each subject.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking with what it saw")]
+
+mod control_plane;
+mod databases;
+mod http;
+mod identity;
+mod peers;
+mod policy;
+mod rotation;

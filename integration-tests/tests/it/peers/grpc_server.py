@@ -1,0 +1,38 @@
+"""A gRPC server made of grpcio alone: one unary, one server-streaming and one bidirectional method over raw bytes."""
+import sys
+from concurrent import futures
+
+import grpc
+
+
+def unary(request, context):
+    context.set_trailing_metadata((("x-served", "yes"),))
+    if request == b"fail":
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "as you asked")
+    return request[::-1]
+
+
+def stream(request, context):
+    for number in range(int(request)):
+        yield str(number).encode()
+
+
+def chat(requests, context):
+    for request in requests:
+        yield b"echo " + request
+
+
+same = {"request_deserializer": None, "response_serializer": None}
+handler = grpc.method_handlers_generic_handler(
+    "test.Peer",
+    {
+        "Reverse": grpc.unary_unary_rpc_method_handler(unary, **same),
+        "Count": grpc.unary_stream_rpc_method_handler(stream, **same),
+        "Chat": grpc.stream_stream_rpc_method_handler(chat, **same),
+    },
+)
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
+server.add_generic_rpc_handlers((handler,))
+server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
+server.start()
+server.wait_for_termination()
