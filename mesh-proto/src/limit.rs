@@ -110,6 +110,21 @@ impl Gcra {
         }
     }
 
+    /// Takes `cost` for something that has already happened, into debt if need be. The answer is how long until the bucket
+    /// is out of debt; zero while it is not in debt.
+    pub fn charge(&self, state: &AtomicU64, now_ns: u64, cost: u64) -> Duration {
+        let cost_ns = self.time_for(cost);
+        let after = |full_at: u64| full_at.max(now_ns).saturating_add(cost_ns);
+        let mut full_at = state.load(Ordering::Relaxed);
+        loop {
+            let charged = after(full_at);
+            match state.compare_exchange_weak(full_at, charged, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => break Duration::from_nanos(charged.saturating_sub(now_ns).saturating_sub(self.burst_ns)),
+                Err(current) => full_at = current,
+            }
+        }
+    }
+
     /// Whether the bucket is full, so that forgetting it changes nothing.
     pub fn is_full(&self, state: &AtomicU64, now_ns: u64) -> bool {
         state.load(Ordering::Relaxed) <= now_ns
