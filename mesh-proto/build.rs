@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let set = protox::compile(PROTOS, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("mesh.v1.descriptors"), set.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(set)?;
+    // Item bodies are shared among all proxies that get them, not copied for each.
+    tonic_prost_build::configure().bytes(".mesh.v1.Item.body").compile_fds(set)?;
     Ok(())
 }

@@ -1,0 +1,238 @@
+//! Mesh settings, bundles, revocations, destinations: messages of `discovery.proto` and `identity.proto`.
+
+use super::{WireError, each, optional_text, required, text, v1};
+use crate::config::{
+    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, Revocations,
+};
+use crate::name::{Port, ServiceRef};
+use crate::policy::model::Protocol;
+
+/// The longest X.509 serial in bytes (RFC 5280, 4.1.2.2).
+const SERIAL_BYTES_MAX: usize = 20;
+
+/// The whole of `access_log_sample`: every request.
+const SAMPLE_WHOLE: u32 = 10_000;
+
+impl From<&MeshSettings> for v1::MeshSettings {
+    fn from(settings: &MeshSettings) -> Self {
+        let MeshSettings { trust_domain, mtls, default_allow, access_log_sample, reissue_epoch } = settings;
+        let (mtls, permissive_until) = match *mtls {
+            MtlsMode::Strict => (v1::MtlsMode::Strict, 0),
+            MtlsMode::Permissive { until } => (v1::MtlsMode::Permissive, until),
+        };
+        Self {
+            trust_domain: trust_domain.to_string(),
+            mtls: mtls.into(),
+            permissive_until,
+            default_allow: *default_allow,
+            access_log_sample: *access_log_sample,
+            reissue_epoch: *reissue_epoch,
+        }
+    }
+}
+
+impl TryFrom<v1::MeshSettings> for MeshSettings {
+    type Error = WireError;
+
+    fn try_from(message: v1::MeshSettings) -> Result<Self, WireError> {
+        let v1::MeshSettings {
+            trust_domain,
+            mtls,
+            permissive_until,
+            default_allow,
+            access_log_sample,
+            reissue_epoch,
+        } = message;
+        let mtls = match (v1::MtlsMode::try_from(mtls), permissive_until) {
+            (Ok(v1::MtlsMode::Strict), 0) => MtlsMode::Strict,
+            (Ok(v1::MtlsMode::Strict), _) => {
+                return Err(WireError::new("permissive_until", "has no meaning with strict"));
+            }
+            (Ok(v1::MtlsMode::Permissive), 0) => {
+                return Err(WireError::new("permissive_until", "permissive mode needs an end"));
+            }
+            (Ok(v1::MtlsMode::Permissive), until) => MtlsMode::Permissive { until },
+            (Err(error), _) => return Err(WireError::new("mtls", error)),
+        };
+        if access_log_sample > SAMPLE_WHOLE {
+            return Err(WireError::new("access_log_sample", "is more than 10,000"));
+        }
+        let trust_domain = text("trust_domain", &trust_domain)?;
+        Ok(Self { trust_domain, mtls, default_allow, access_log_sample, reissue_epoch })
+    }
+}
+
+impl From<&Bundle> for v1::Bundle {
+    fn from(bundle: &Bundle) -> Self {
+        let Bundle { trust_domain, roots, sequence } = bundle;
+        Self { trust_domain: trust_domain.to_string(), roots_der: roots.clone(), sequence: *sequence }
+    }
+}
+
+impl TryFrom<v1::Bundle> for Bundle {
+    type Error = WireError;
+
+    fn try_from(message: v1::Bundle) -> Result<Self, WireError> {
+        let v1::Bundle { trust_domain, roots_der, sequence } = message;
+        if roots_der.is_empty() {
+            return Err(WireError::new("roots_der", "is empty"));
+        }
+        Ok(Self { trust_domain: text("trust_domain", &trust_domain)?, roots: roots_der, sequence })
+    }
+}
+
+impl From<&Revocations> for v1::Revocations {
+    fn from(revocations: &Revocations) -> Self {
+        let Revocations { serials, identities } = revocations;
+        Self { serials: serials.clone(), identities: super::rendered(identities) }
+    }
+}
+
+impl TryFrom<v1::Revocations> for Revocations {
+    type Error = WireError;
+
+    fn try_from(message: v1::Revocations) -> Result<Self, WireError> {
+        let v1::Revocations { mut serials, identities } = message;
+        if let Some(index) = serials.iter().position(|s| s.is_empty() || s.len() > SERIAL_BYTES_MAX) {
+            return Err(WireError::new(format!("serials[{index}]"), "is not 1 to 20 bytes"));
+        }
+        // Consumers search by bisection: the order is established here, not trusted.
+        serials.sort();
+        serials.dedup();
+        let mut identities: Vec<crate::identity::SpiffeId> = super::texts("identities", &identities)?;
+        identities.sort();
+        identities.dedup();
+        Ok(Self { serials, identities })
+    }
+}
+
+impl From<&ServiceRef> for v1::ServiceName {
+    fn from(service: &ServiceRef) -> Self {
+        let ServiceRef { namespace, name } = service;
+        Self { namespace: namespace.to_string(), name: name.to_string() }
+    }
+}
+
+impl TryFrom<v1::ServiceName> for ServiceRef {
+    type Error = WireError;
+
+    fn try_from(message: v1::ServiceName) -> Result<Self, WireError> {
+        let v1::ServiceName { namespace, name } = message;
+        Ok(Self { namespace: text("namespace", &namespace)?, name: text("name", &name)? })
+    }
+}
+
+impl From<&Destination> for v1::Destination {
+    fn from(destination: &Destination) -> Self {
+        let Destination { service, ports, endpoints } = destination;
+        Self {
+            service: Some(service.into()),
+            ports: ports.iter().map(Into::into).collect(),
+            endpoints: endpoints.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::Destination> for Destination {
+    type Error = WireError;
+
+    fn try_from(message: v1::Destination) -> Result<Self, WireError> {
+        let v1::Destination { service, ports, endpoints } = message;
+        let service =
+            required("service", service)?.try_into().map_err(|error: WireError| error.within("service"))?;
+        if ports.is_empty() {
+            return Err(WireError::new("ports", "is empty"));
+        }
+        let ports = each("ports", ports, TryInto::try_into)?;
+        Ok(Self { service, ports, endpoints: each("endpoints", endpoints, TryInto::try_into)? })
+    }
+}
+
+impl From<&DestinationPort> for v1::DestinationPort {
+    fn from(port: &DestinationPort) -> Self {
+        let DestinationPort { port, name, protocol, target_port } = port;
+        Self {
+            port: port.number().into(),
+            name: name.as_ref().map(ToString::to_string).unwrap_or_default(),
+            protocol: protocol.map(Protocol::as_str).unwrap_or_default().to_owned(),
+            target_port: target_port.number().into(),
+        }
+    }
+}
+
+impl TryFrom<v1::DestinationPort> for DestinationPort {
+    type Error = WireError;
+
+    fn try_from(message: v1::DestinationPort) -> Result<Self, WireError> {
+        let v1::DestinationPort { port: number, name, protocol, target_port } = message;
+        Ok(Self {
+            port: port("port", number)?,
+            name: optional_text("name", &name)?,
+            protocol: optional_protocol("protocol", &protocol)?,
+            target_port: port("target_port", target_port)?,
+        })
+    }
+}
+
+impl From<&Endpoint> for v1::Endpoint {
+    fn from(endpoint: &Endpoint) -> Self {
+        let Endpoint { address, identity, instance, state } = endpoint;
+        let state = match state {
+            EndpointState::Ready => v1::EndpointState::Ready,
+            EndpointState::Draining => v1::EndpointState::Draining,
+        };
+        Self {
+            address: address.to_string(),
+            identity: identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+            instance: instance.to_string(),
+            state: state.into(),
+        }
+    }
+}
+
+impl TryFrom<v1::Endpoint> for Endpoint {
+    type Error = WireError;
+
+    fn try_from(message: v1::Endpoint) -> Result<Self, WireError> {
+        let v1::Endpoint { address, identity, instance, state } = message;
+        let state = match v1::EndpointState::try_from(state) {
+            Ok(v1::EndpointState::Ready) => EndpointState::Ready,
+            Ok(v1::EndpointState::Draining) => EndpointState::Draining,
+            Err(error) => return Err(WireError::new("state", error)),
+        };
+        let address: std::net::SocketAddr = text("address", &address)?;
+        if address.port() == 0 {
+            return Err(WireError::new("address", "has port 0"));
+        }
+        Ok(Self {
+            address,
+            identity: optional_text("identity", &identity)?,
+            instance: text("instance", &instance)?,
+            state,
+        })
+    }
+}
+
+/// A port number as protobuf carries it.
+///
+/// # Errors
+/// When it is not 1 to 65535.
+pub fn port(field: &str, number: u32) -> Result<Port, WireError> {
+    let port = u16::try_from(number).ok().and_then(Port::new);
+    port.ok_or_else(|| WireError::new(field, format_args!("{number} is not a port from 1 to 65535")))
+}
+
+/// A protocol by its word; empty: detect.
+///
+/// # Errors
+/// When there is no such protocol.
+pub fn optional_protocol(field: &str, word: &str) -> Result<Option<Protocol>, WireError> {
+    const ALL: [Protocol; 5] =
+        [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tls, Protocol::Tcp];
+    if word.is_empty() {
+        return Ok(None);
+    }
+    let found = ALL.into_iter().find(|protocol| protocol.as_str() == word);
+    let shown = || word.chars().take(40).collect::<String>();
+    found.map(Some).ok_or_else(|| WireError::new(field, format_args!("{:?} is not a protocol", shown())))
+}
