@@ -43,5 +43,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
     drop((ready, shutdown));
-    Err(ControlError::StateDir { path: config.state_dir, problem: "the control plane is not complete yet".into() })
+    Err(ControlError::StateDir {
+        path: config.state_dir,
+        problem: "the control plane is not complete yet".into(),
+    })
 }

@@ -5,6 +5,7 @@
 
 mod app;
 pub mod config;
+pub mod store;
 
 pub use app::{ControlError, Running, run};
 pub use config::Config;
