@@ -9,6 +9,7 @@
 //! the application. `app` wires the threads, `discovery` and `identity` feed them, `observe` and `admin` tell about it.
 
 mod app;
+pub mod capture;
 mod config;
 pub mod http;
 pub mod refusal;
