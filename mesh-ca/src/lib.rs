@@ -8,6 +8,7 @@
 //! never hands out a private key.
 
 pub mod bundle;
+pub mod client;
 pub mod csr;
 pub mod seal;
 pub mod svid;

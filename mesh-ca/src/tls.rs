@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 mod handshake;
 mod verifier;
-pub use handshake::{Secured, accept, agreed, connect};
+pub use handshake::{Secured, accept, agreed, connect, connect_control};
 use verifier::{Expectation, PinnedVerifier, Presented, Verifier};
 
 /// ALPN of the control plane's port: gRPC.

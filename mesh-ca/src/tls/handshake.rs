@@ -55,6 +55,21 @@ where
     Ok(Secured { stream: stream.into(), peer, alpn })
 }
 
+/// Connects to the control plane with a configuration for its port, and makes sure that it speaks gRPC.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_control<S>(config: Arc<ClientConfig>, stream: S) -> io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = TlsConnector::from(config).connect(super::control_server_name(), stream).await?;
+    if stream.get_ref().1.alpn_protocol() != Some(super::ALPN_H2) {
+        return Err(refusal(PeerError::NoMeshProtocol));
+    }
+    Ok(stream.into())
+}
+
 /// The peer and the protocol of a finished mesh handshake; whoever drives rustls itself must ask this before any byte.
 ///
 /// # Errors
