@@ -4,8 +4,17 @@
 //! of and how the parts are wired stands in `app`.
 
 mod app;
+mod clock;
 pub mod config;
+mod discovery;
+mod index;
+mod local;
+mod metrics;
+mod snapshot;
+mod state_dir;
 pub mod store;
+mod traffic;
+mod transport;
 
 pub use app::{ControlError, Running, run};
 pub use config::Config;

@@ -170,6 +170,10 @@ pub mod control {
     pub const REPORTS: &str = "mesh_control_reports";
     /// Counter: resyncs because digests differed.
     pub const RESYNCS: &str = "mesh_control_resyncs";
+    /// Counter: updates that a proxy did not answer in time and got again.
+    pub const ANSWERS_MISSED: &str = "mesh_control_answers_missed";
+    /// Counter: TLS handshakes that failed, by `reason`.
+    pub const HANDSHAKE_FAILURES: &str = "mesh_control_tls_handshake_failures";
 }
 
 #[cfg(test)]

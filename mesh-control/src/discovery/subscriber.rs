@@ -1,0 +1,189 @@
+//! One proxy's side of the truth: what it has confirmed, what was sent, what it should have.
+//!
+//! Pure: `server` feeds it states, answers and the time, and sends what it returns.
+
+use mesh_proto::config::Revision;
+use mesh_proto::wire::item::Items;
+use mesh_proto::wire::v1;
+use std::time::{Duration, Instant};
+
+/// How long an answer is waited for before the newest state is sent whole, whatever became of the last update. Applying
+/// one takes a proxy milliseconds; a proxy that is starved of CPU is not helped by more updates.
+pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// A reason given by a proxy is cut to this, in characters.
+const REASON_CHARS_MAX: usize = 500;
+
+/// A state a proxy should have.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Everything.
+    pub(crate) items: Items,
+    /// Of the newest resource change in it.
+    pub(crate) revision: u64,
+    /// The sequence of the mesh's own bundle in it.
+    pub(crate) bundle_sequence: u64,
+}
+
+#[derive(Debug)]
+struct Flight {
+    wanted: Wanted,
+    digest: [u8; 32],
+    sent_at: Instant,
+}
+
+/// What is known of one proxy.
+#[derive(Debug, Default)]
+pub(crate) struct Subscriber {
+    /// What the proxy confirmed; `None`: not known, the next update is whole.
+    held: Option<Items>,
+    held_digest: [u8; 32],
+    /// Sent and not answered.
+    flight: Option<Flight>,
+    /// The newest state, when it could not be sent yet.
+    next: Option<Wanted>,
+    confirmed: Confirmed,
+    /// The last refusal and the digest of what was refused, until a later update is accepted.
+    refusal: Option<(Refused, [u8; 32])>,
+}
+
+/// What a proxy has confirmed to enforce.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Confirmed {
+    /// Everything up to this revision, as far as it concerns the proxy.
+    pub(crate) revision: u64,
+    /// The sequence of the mesh's own bundle.
+    pub(crate) bundle_sequence: u64,
+}
+
+/// An update that the proxy could not use.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Refused {
+    /// Of the update.
+    pub(crate) revision: u64,
+    /// The proxy's words.
+    pub(crate) reason: String,
+}
+
+impl Subscriber {
+    /// A proxy that says what it holds from before a reconnect (empty: nothing). If that is what it should have, nothing
+    /// is sent.
+    pub(crate) fn greet(digest: &[u8], wanted: Wanted, now: Instant) -> (Self, Option<v1::Update>) {
+        let mut subscriber = Self::default();
+        let wanted_digest = wanted.items.digest();
+        if digest == wanted_digest {
+            subscriber.confirm(wanted, wanted_digest);
+            return (subscriber, None);
+        }
+        let update = subscriber.offer(wanted, now);
+        (subscriber, update)
+    }
+
+    /// A new state of the mesh. Returns what to send, if anything can and must be sent now.
+    pub(crate) fn offer(&mut self, wanted: Wanted, now: Instant) -> Option<v1::Update> {
+        if self.flight.is_some() {
+            self.next = Some(wanted);
+            return None;
+        }
+        let digest = wanted.items.digest();
+        if self.refusal.as_ref().is_some_and(|(_, refused)| *refused == digest) {
+            return None;
+        }
+        let update = match &self.held {
+            Some(_) if self.held_digest == digest => {
+                self.refusal = None;
+                self.confirm(wanted, digest);
+                return None;
+            }
+            Some(held) => Items::diff(held, &wanted.items, Revision(wanted.revision)),
+            None => wanted.items.full(Revision(wanted.revision)),
+        };
+        self.flight = Some(Flight { wanted, digest, sent_at: now });
+        Some(update)
+    }
+
+    /// The proxy enforces what it was sent. Returns the next update, if more has happened meanwhile.
+    pub(crate) fn acknowledge(&mut self, ack: &v1::Ack, now: Instant) -> Option<v1::Update> {
+        match self.flight.take_if(|flight| flight.digest == *ack.digest) {
+            Some(flight) => {
+                self.refusal = None;
+                self.confirm(flight.wanted, flight.digest);
+                self.send_next(now)
+            }
+            None => None,
+        }
+    }
+
+    /// The proxy could not use what it was sent and keeps what it had. The same state is not sent again; the next one is.
+    pub(crate) fn refuse(&mut self, refusal: &v1::Refusal, now: Instant) -> Option<v1::Update> {
+        let flight = self.flight.take()?;
+        let reason = refusal.reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+        self.refusal = Some((Refused { revision: flight.wanted.revision, reason }, flight.digest));
+        self.send_next(now)
+    }
+
+    /// What the proxy says it holds. Returns the whole state if it holds something else than it should.
+    pub(crate) fn compare(&mut self, digest: &v1::Digest, wanted: Wanted, now: Instant) -> Comparison {
+        if self.flight.is_some() || self.held.is_none() {
+            // An update is under way; what the proxy sent before it arrived means nothing.
+            return Comparison::NotNow;
+        }
+        if self.held_digest == *digest.digest {
+            return Comparison::Same;
+        }
+        self.held = None;
+        self.offer(wanted, now).map_or(Comparison::NotNow, Comparison::Diverged)
+    }
+
+    /// Called when [`deadline`](Self::deadline) has passed: forgets what is under way and sends the newest state whole.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<v1::Update> {
+        let flight = self.flight.take()?;
+        self.held = None;
+        let wanted = self.next.take().unwrap_or(flight.wanted);
+        self.offer(wanted, now)
+    }
+
+    /// Until when an answer is awaited, if one is.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.flight.as_ref().and_then(|flight| flight.sent_at.checked_add(ANSWER_DEADLINE))
+    }
+
+    /// Since when an answer is awaited, if one is.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.flight.as_ref().map(|flight| flight.sent_at)
+    }
+
+    /// What the proxy enforces.
+    pub(crate) fn confirmed(&self) -> Confirmed {
+        self.confirmed
+    }
+
+    /// The last refusal, until a later update is accepted.
+    pub(crate) fn refusal(&self) -> Option<&Refused> {
+        self.refusal.as_ref().map(|(refused, _)| refused)
+    }
+
+    fn confirm(&mut self, wanted: Wanted, digest: [u8; 32]) {
+        self.confirmed = Confirmed { revision: wanted.revision, bundle_sequence: wanted.bundle_sequence };
+        self.held_digest = digest;
+        self.held = Some(wanted.items);
+    }
+
+    fn send_next(&mut self, now: Instant) -> Option<v1::Update> {
+        let next = self.next.take()?;
+        self.offer(next, now)
+    }
+}
+
+/// What a proxy's digest says.
+#[derive(Debug)]
+pub(crate) enum Comparison {
+    /// It holds what it should.
+    Same,
+    /// It cannot be compared at this moment.
+    NotNow,
+    /// It holds something else; this brings it back.
+    Diverged(v1::Update),
+}
+
+#[cfg(test)]
+mod tests;

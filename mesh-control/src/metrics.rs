@@ -1,0 +1,175 @@
+//! What operators can scrape of the control plane, in Prometheus text.
+//!
+//! Names are in `mesh_proto::ops::metrics`; counting happens where things happen, through the methods here.
+
+use mesh_proto::ops::metrics::{OpResult, control as names};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByResult {
+    result: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByReason {
+    reason: &'static str,
+}
+
+/// The control plane's counters.
+pub(crate) struct Metrics {
+    registry: Registry,
+    proxies: Gauge,
+    revision: Gauge,
+    updates: Counter,
+    answers: Family<ByResult, Counter>,
+    propagation: Histogram,
+    certificates: Family<ByResult, Counter>,
+    intermediate_expires: Gauge,
+    commits: Family<ByResult, Counter>,
+    commit_seconds: Histogram,
+    writable: Gauge,
+    reports: Counter,
+    resyncs: Counter,
+    answers_missed: Counter,
+    handshakes: Family<ByReason, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From 1 ms to 16 s: an update over loopback takes some milliseconds, a commit a disk's fsync.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let mut metrics = Self {
+            registry: Registry::default(),
+            proxies: Gauge::default(),
+            revision: Gauge::default(),
+            updates: Counter::default(),
+            answers: Family::default(),
+            propagation: seconds(),
+            certificates: Family::default(),
+            intermediate_expires: Gauge::default(),
+            commits: Family::default(),
+            commit_seconds: seconds(),
+            writable: Gauge::default(),
+            reports: Counter::default(),
+            resyncs: Counter::default(),
+            answers_missed: Counter::default(),
+            handshakes: Family::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register(names::PROXIES, "Connected proxies", self.proxies.clone());
+        r.register(names::REVISION, "Last accepted revision", self.revision.clone());
+        r.register(names::UPDATES_SENT, "Updates sent to proxies", self.updates.clone());
+        r.register(names::ACKNOWLEDGEMENTS, "Answers of proxies to updates", self.answers.clone());
+        r.register(
+            names::PROPAGATION_SECONDS,
+            "Seconds from an update's sending to its acknowledgement",
+            self.propagation.clone(),
+        );
+        r.register(names::CERTIFICATES, "Certificate requests", self.certificates.clone());
+        r.register(
+            names::INTERMEDIATE_EXPIRES_SECONDS,
+            "Seconds until the issuing intermediate expires",
+            self.intermediate_expires.clone(),
+        );
+        r.register(names::COMMITS, "Commits to the store", self.commits.clone());
+        r.register(names::COMMIT_SECONDS, "Seconds until a commit was durable", self.commit_seconds.clone());
+        r.register(names::STORE_WRITABLE, "1 while the store accepts writes", self.writable.clone());
+        r.register(names::REPORTS, "Traffic reports received", self.reports.clone());
+        r.register(names::RESYNCS, "Whole states sent because digests differed", self.resyncs.clone());
+        r.register(
+            names::ANSWERS_MISSED,
+            "Updates that a proxy did not answer in time",
+            self.answers_missed.clone(),
+        );
+        r.register(
+            names::HANDSHAKE_FAILURES,
+            "TLS handshakes that failed, by reason",
+            self.handshakes.clone(),
+        );
+    }
+
+    /// Everything as Prometheus text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// A proxy has registered.
+    pub(crate) fn stream_began(&self) {
+        self.proxies.inc();
+    }
+
+    /// A registered proxy's stream has ended.
+    pub(crate) fn stream_ended(&self) {
+        self.proxies.dec();
+    }
+
+    /// An update was sent.
+    pub(crate) fn update_sent(&self) {
+        self.updates.inc();
+    }
+
+    /// A proxy enforces an update; `after` since it was sent.
+    pub(crate) fn update_accepted(&self, after: Duration) {
+        self.answers.get_or_create(&ByResult { result: OpResult::Ok.as_str() }).inc();
+        self.propagation.observe(after.as_secs_f64());
+    }
+
+    /// A proxy could not use an update.
+    pub(crate) fn update_refused(&self) {
+        self.answers.get_or_create(&ByResult { result: OpResult::Error.as_str() }).inc();
+    }
+
+    /// A proxy did not answer an update in time.
+    pub(crate) fn answer_missed(&self) {
+        self.answers_missed.inc();
+    }
+
+    /// A proxy held something else than it should.
+    pub(crate) fn resynchronised(&self) {
+        self.resyncs.inc();
+    }
+
+    /// A handshake failed; `reason` is of the closed set of `PeerError::code`, or `tls`, or `timeout`.
+    pub(crate) fn handshake_refused(&self, reason: &'static str) {
+        self.handshakes.get_or_create(&ByReason { reason }).inc();
+    }
+
+    /// A certificate was asked for.
+    pub(crate) fn certificate(&self, result: OpResult) {
+        self.certificates.get_or_create(&ByResult { result: result.as_str() }).inc();
+    }
+
+    /// A commit was tried.
+    pub(crate) fn committed(&self, result: OpResult, took: Duration) {
+        self.commits.get_or_create(&ByResult { result: result.as_str() }).inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A report came in.
+    pub(crate) fn reported(&self) {
+        self.reports.inc();
+    }
+
+    /// What is looked at regularly rather than counted.
+    pub(crate) fn set(&self, revision: u64, is_writable: bool, intermediate_expires: Duration) {
+        self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.writable.set(i64::from(is_writable));
+        self.intermediate_expires.set(i64::try_from(intermediate_expires.as_secs()).unwrap_or(i64::MAX));
+    }
+}

@@ -1,0 +1,60 @@
+//! What one proxy must know, taken from the world: its own inbound policy and limits, and the services it calls.
+//!
+//! Pure. Nothing of other workloads' policies is ever in it: the workload is the one whose identity the stream proved.
+
+use crate::discovery::subscriber::Wanted;
+use crate::index::{Member, World};
+use crate::local::registry::WorkloadKey;
+use mesh_proto::name::ServiceRef;
+use mesh_proto::wire::item::{Item, Items};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The part of a snapshot that depends on the resources and on the workload itself, kept from one world to the next while
+/// neither changes, so that endpoints that come and go cost no evaluation of targets.
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    made_of: Option<(Arc<mesh_proto::resource::Catalog>, Arc<Member>)>,
+    items: Vec<Item>,
+}
+
+impl Inbound {
+    fn update(&mut self, world: &World, member: &Arc<Member>) {
+        if let Some((catalog, known)) = &self.made_of
+            && Arc::ptr_eq(catalog, &world.catalog)
+            && Arc::ptr_eq(known, member)
+        {
+            return;
+        }
+        self.items = inbound_items(world, member);
+        self.made_of = Some((world.catalog.clone(), member.clone()));
+    }
+}
+
+/// The inbound policy and limits of a workload.
+pub(crate) fn inbound_items(world: &World, member: &Member) -> Vec<Item> {
+    let target = member.target();
+    let policy = world.catalog.policy_inputs(&target, &world.trust.revocations.identities);
+    let limits = world.catalog.limits(&target);
+    let isolation = policy.isolation.iter().map(|isolation| world.isolation_item(isolation));
+    let policies = policy.policies.iter().map(|policy| world.policy_item(policy));
+    isolation.chain(policies).chain(limits.iter().map(|limit| world.limit_item(limit))).collect()
+}
+
+/// Everything that the proxy of `workload` should have; `None` when it is not registered.
+pub(crate) fn wanted(
+    world: &World,
+    workload: &WorkloadKey,
+    subscriptions: &BTreeSet<ServiceRef>,
+    inbound: &mut Inbound,
+) -> Option<Wanted> {
+    let member = world.members.get(workload)?;
+    inbound.update(world, member);
+    let destinations = subscriptions.iter().filter_map(|service| world.destinations.get(service));
+    let items: Items = world.common.iter().chain(&inbound.items).chain(destinations).cloned().collect();
+    let bundle_sequence = world.trust.sequence(&world.trust_domain);
+    Some(Wanted { items, revision: world.revision, bundle_sequence })
+}
+
+#[cfg(test)]
+mod tests;
