@@ -8,6 +8,7 @@
 )]
 
 pub mod capture;
+pub mod frames;
 pub mod process;
 pub mod programs;
 pub mod wait;

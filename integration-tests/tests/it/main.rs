@@ -3,6 +3,7 @@
 
 mod control_plane;
 mod databases;
+mod floods;
 mod http;
 mod identity;
 mod peers;
