@@ -9,6 +9,7 @@
 
 pub mod capture;
 pub mod frames;
+pub mod insider;
 pub mod process;
 pub mod programs;
 pub mod wait;

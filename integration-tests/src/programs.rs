@@ -32,6 +32,15 @@ pub fn postgres(name: &str) -> PathBuf {
         .unwrap_or_else(|| panic!("PostgreSQL's {name} is missing; run: cargo xtask programs"))
 }
 
+/// The HTTP/2 conformance suite.
+#[track_caller]
+pub fn h2spec() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
+    let program = workspace.join("target/test-go/h2spec");
+    assert!(program.is_file(), "{} is missing; run: cargo xtask programs", program.display());
+    program
+}
+
 /// The Python that has `grpc` and `websockets`.
 #[track_caller]
 pub fn python() -> PathBuf {

@@ -32,10 +32,15 @@ const PYTHON: [&str; 2] = ["grpcio==1.85.1", "websockets==17.4"];
 /// Where the Python environment lives: below the build directory, so that `cargo clean` takes it away.
 const PYTHON_ENVIRONMENT: &str = "target/test-python";
 
+/// The HTTP/2 conformance suite, and where it is built to.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+const GO_PROGRAMS: &str = "target/test-go";
+
 /// Installs what is missing.
 pub(crate) fn install() -> Result<()> {
     install_debian()?;
-    install_python()
+    install_python()?;
+    install_go()
 }
 
 fn install_debian() -> Result<()> {
@@ -74,6 +79,21 @@ fn install_python() -> Result<()> {
         bail!("grpc and websockets cannot be imported after their installation into {PYTHON_ENVIRONMENT}");
     }
     Ok(())
+}
+
+fn install_go() -> Result<()> {
+    let folder = root().join(GO_PROGRAMS);
+    if folder.join("h2spec").is_file() {
+        return Ok(());
+    }
+    let go = if Path::new("/usr/local/go/bin/go").is_file() { "/usr/local/go/bin/go" } else { "go" };
+    if !is_there(go) && !Path::new(go).is_file() {
+        Step::program("package lists", "apt-get", &["update", "-qq"]).run()?;
+        Step::program("go", "apt-get", &["install", "-y", "-qq", "--no-install-recommends", "golang-go"])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .run()?;
+    }
+    Step::program("h2spec", go, &["install", H2SPEC]).env("GOBIN", &folder.to_string_lossy()).run()
 }
 
 fn imports(python: &Path) -> bool {

@@ -1,5 +1,6 @@
 //! Who gets in between the proxies: only mesh TLS with an identity that the mesh vouches for.
 
+use integration_tests::insider::Insider;
 use integration_tests::world::{World, allow, free_port, loopback};
 use integration_tests::{programs, wait};
 use std::io::{Read, Write};
@@ -86,6 +87,32 @@ fn strangers_are_refused_in_the_handshake() {
     assert!(!served && text.contains("alert"), "a certificate of nobody's: {text}");
     let (served, text) = s_client(mesh, &["-tls1_2"]);
     assert!(!served && text.contains("alert"), "TLS 1.2: {text}");
+}
+
+#[test]
+fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
+    let mut world = World::start();
+    let impostor = Insider::new(&world.state(), "impostor").serve("I am the bank");
+    world.apply(&format!(
+        "apiVersion: meshctl.io/v1alpha1\nkind: Service\nmetadata:\n  name: bank\n  namespace: default\nspec:\n  ports:\n  - \
+         port: 80\n  endpoints:\n  - address: {impostor}\n    identity: spiffe://mesh.local/ns/default/sa/bank\n"
+    ));
+    let to = free_port();
+    world.run("customer", &["--to", &format!("bank=127.0.0.1:{to}")], &[]);
+    let output = Command::new(programs::system("curl"))
+        .args([
+            "-s",
+            "--max-time",
+            "20",
+            "-w",
+            " %{http_code} %header{x-mesh-reason}",
+            &format!("http://127.0.0.1:{to}/"),
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.ends_with(" 503 wrong_peer"), "{said}");
+    assert!(!said.contains("I am the bank"), "{said}");
 }
 
 #[test]
