@@ -1,0 +1,102 @@
+//! What may be typed: the commands, and the options that all of them have.
+//!
+//! Each command's own arguments stand in its module under `command`, next to what it does with them. Help texts are
+//! compared with a golden file, so a change of the command line shows up as a diff.
+
+use crate::command;
+use crate::failure::EXIT_CODES;
+use crate::output::{ColorWhen, Format};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Runs, drives and explains a service mesh: every connection encrypted and identified, every request allowed by a named
+/// rule or refused.
+#[derive(Parser, Debug)]
+#[command(
+    name = "meshctl",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = EXIT_CODES,
+    before_help = "First steps:\n  \
+        meshctl demo                                  a whole mesh with a small shop, in under a minute\n  \
+        meshctl up                                    a control plane on this machine\n  \
+        meshctl run --name web --port 8080 -- CMD…    a program with its sidecar\n  \
+        meshctl apply -f policy.yaml --wait           who may call whom\n  \
+        meshctl explain web payments POST /charge     why it is allowed or refused"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Where the mesh's state and the control plane's socket live [default: ~/.local/state/meshctl]
+    #[arg(long, global = true, env = "MESHCTL_STATE_DIR", hide_env_values = true, value_name = "DIR", help_heading = "Global options")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How results are printed; JSON and YAML have stable fields
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
+    pub(crate) output: Format,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto, hide_possible_values = true, value_name = "auto|always|never", help_heading = "Global options")]
+    pub(crate) color: ColorWhen,
+}
+
+/// The commands, in the order of a new user's needs.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Shows a whole mesh at work: a shop of real processes, an intruder, a flood, rotated certificates
+    Demo(command::demo::DemoArgs),
+    /// Runs a control plane in the foreground
+    Up(command::up::UpArgs),
+    /// Runs a program with its sidecar: waits for its certificate, then starts the program
+    Run(command::run::RunArgs),
+    /// The same on another machine: brings a workload into the mesh with a one-time token
+    Join(command::join::JoinArgs),
+    /// Makes the mesh's resources as the files say, all or none
+    Apply(command::apply::ApplyArgs),
+    /// Shows resources and what became of them
+    Get(command::get::GetArgs),
+    /// Removes resources
+    Delete(command::delete::DeleteArgs),
+    /// Shows what applying files would change, or what changed between two revisions
+    Diff(command::diff::DiffArgs),
+    /// Lists the accepted changes: who, when, what
+    History(command::history::HistoryArgs),
+    /// Makes all resources as they were at a past revision
+    Rollback(command::rollback::RollbackArgs),
+    /// Says why a call was, or would be, allowed or refused
+    Explain(command::explain::ExplainArgs),
+    /// Shows whether the mesh is well: proxies, store, certificates
+    Status(command::status::StatusArgs),
+    /// Shows who calls whom: protocol, identity, TLS, decisions, latency
+    Edges(command::edges::EdgesArgs),
+    /// Shows certificates: whose, from whom, on what evidence, until when
+    Identity(command::identity::IdentityArgs),
+    /// Shows, rotates and revokes what the certificate authority issued; makes join tokens
+    Ca(command::ca::CaArgs),
+    /// Shows and verifies the hash-chained record of every change
+    Audit(command::audit::AuditArgs),
+    /// Writes the control plane's whole state into a sealed file
+    Backup(command::backup::BackupArgs),
+    /// Makes a state directory from a backup; the control plane must not run
+    Restore(command::restore::RestoreArgs),
+    /// Checks this machine and the running mesh, and says how to mend what is wrong
+    Check(command::check::CheckArgs),
+    /// Prints the completion script of a shell
+    Completion(command::completion::CompletionArgs),
+    /// Prints the versions of this program and of the control plane
+    Version(command::version::VersionArgs),
+    /// One application of the demo's shop.
+    #[command(hide = true)]
+    DemoApp(command::demo::AppArgs),
+    /// Becomes the given program, which is ended when its parent ends.
+    #[command(hide = true)]
+    ExecWithParent(crate::processes::ExecArgs),
+}

@@ -1,0 +1,102 @@
+//! `meshctl ca revoke`: refuses a certificate or an identity everywhere, at once.
+
+use crate::duration;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Format};
+use crate::session::Session;
+use clap::Args;
+use mesh_proto::identity::SpiffeId;
+use mesh_proto::wire::v1;
+use serde::Serialize;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  meshctl identity web                                       # which serials are there
+  meshctl ca revoke 3f9a0c77… --reason 'laptop lost'         # one certificate
+  meshctl ca revoke spiffe://mesh.local/ns/default/sa/web    # a whole identity: it gets no certificate any more
+  meshctl ca revoke --intermediate --reason 'key exposed'    # the issuing certificate in use; all get new ones
+  meshctl ca revoke spiffe://mesh.local/ns/default/sa/web --undo";
+
+/// What `ca revoke` is told.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct RevokeArgs {
+    /// One certificate, by its serial in hex; or a whole identity, which then gets no certificate any more either
+    #[arg(value_name = "SERIAL|SPIFFE-ID", value_parser = target, required_unless_present = "intermediate")]
+    target: Option<Target>,
+    /// The issuing certificate in use
+    #[arg(long, conflicts_with = "target")]
+    intermediate: bool,
+    /// Why; kept in the audit record
+    #[arg(long, default_value = "")]
+    reason: String,
+    /// Take the revocation back
+    #[arg(long)]
+    undo: bool,
+    /// How long to wait until every affected sidecar enforces it
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration::parse)]
+    wait: Duration,
+}
+
+#[derive(Serialize)]
+struct RevokedOut {
+    revision: u64,
+    affected_proxies: u32,
+    enforced: bool,
+}
+
+/// Revokes, and waits until that is enforced.
+///
+/// # Errors
+/// When there is no such certificate.
+pub(crate) async fn run(args: RevokeArgs, session: &Session) -> Result<Exit, Failure> {
+    let (serial, identity) = match args.target {
+        Some(Target::Serial(serial)) => (serial, String::new()),
+        Some(Target::Identity(identity)) => (String::new(), identity.to_string()),
+        None => (String::new(), String::new()),
+    };
+    let request = v1::CaRevokeRequest {
+        serial,
+        identity,
+        intermediate: args.intermediate,
+        reason: args.reason,
+        undo: args.undo,
+    };
+    let client = session.admin().await?;
+    let response = client.answer(client.api().ca_revoke(request).await);
+    let response = response.map_err(|failure| failure.next("meshctl identity"))?;
+    let receipt = crate::command::apply::receipt::wait(&client, response.revision, args.wait).await?;
+    let is_enforced = receipt.done && receipt.refused.is_empty();
+    let revoked = RevokedOut {
+        revision: response.revision,
+        affected_proxies: response.affected_proxies,
+        enforced: is_enforced,
+    };
+    let verb = if args.undo { "revocation taken back" } else { "revoked" };
+    output::print_value(session.format, &revoked, || format!("{verb}: {}\n", receipt.text()))?;
+    if session.format == Format::Table && args.intermediate && !args.undo {
+        output::note("workloads are getting new certificates; follow it with: meshctl identity");
+    }
+    Ok(if is_enforced { Exit::Done } else { Exit::Bad })
+}
+
+/// What is revoked.
+#[derive(Clone, Debug)]
+enum Target {
+    Serial(String),
+    Identity(SpiffeId),
+}
+
+/// A SPIFFE ID, or hex digits with or without colons.
+fn target(text: &str) -> Result<Target, String> {
+    if text.contains("://") {
+        return text.parse().map(Target::Identity).map_err(|error: mesh_proto::identity::IdentityError| error.to_string());
+    }
+    let digits: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
+    // RFC 5280, 4.1.2.2: at most 20 octets.
+    if digits.is_empty() || digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err("it is neither a SPIFFE ID nor up to 40 hexadecimal digits; see: meshctl identity -o json".to_owned());
+    }
+    Ok(Target::Serial(digits))
+}

@@ -1,0 +1,221 @@
+//! `meshctl status`: whether the mesh is well.
+
+use super::ca::{CaOut, when};
+use crate::duration;
+use crate::failure::{Exit, Failure};
+use crate::output::{self, Grid, Tone};
+use crate::session::Session;
+use clap::Args;
+use mesh_proto::wire::v1;
+use serde::Serialize;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  meshctl status
+  meshctl status -o json
+  meshctl status >/dev/null || alert    # exit code 3 when anything is degraded, 4 when no control plane answers";
+
+/// An update that a sidecar has not acknowledged for this long is worth a person's look: enforcement takes below a second.
+const LAG_MS_MAX: u64 = 5_000;
+
+/// What `status` is told.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct StatusArgs {}
+
+#[derive(Serialize)]
+struct StatusOut {
+    healthy: bool,
+    problems: Vec<String>,
+    version: String,
+    trust_domain: String,
+    revision: u64,
+    uptime_ms: u64,
+    store: String,
+    audit_sequence: u64,
+    proxies: Vec<ProxyOut>,
+    certificate_authority: Option<CaOut>,
+}
+
+#[derive(Serialize)]
+struct ProxyOut {
+    instance: String,
+    workload: String,
+    identity: String,
+    address: String,
+    revision: u64,
+    lag_ms: u64,
+    state: String,
+    refusal: String,
+    certificate_expires: String,
+    #[serde(skip)]
+    expires_ms: u64,
+    version: String,
+    connected_ms: u64,
+}
+
+/// Prints the status.
+///
+/// # Errors
+/// When no control plane answers.
+pub(crate) async fn run(args: StatusArgs, session: &Session) -> Result<Exit, Failure> {
+    let StatusArgs {} = args;
+    let client = session.admin().await?;
+    let response = client.answer(client.api().status(v1::StatusRequest {}).await)?;
+    let status = to_out(response, output::now_ms());
+    output::print_value(session.format, &status, || table(&status))?;
+    Ok(if status.healthy { Exit::Done } else { Exit::Bad })
+}
+
+/// What is wrong in a status, one sentence each; empty: the mesh is well.
+pub(crate) fn problems(status: &v1::StatusResponse, now_ms: u64) -> Vec<String> {
+    let mut problems: Vec<String> = status.warnings.clone();
+    if status.store != "ok" {
+        problems.push(format!("the store refuses writes: {}", status.store));
+    }
+    for proxy in &status.proxies {
+        let who = &proxy.instance;
+        if proxy.state == "refused" {
+            problems.push(format!("{who} refused revision: {}", proxy.refusal));
+        } else if proxy.lag_ms > LAG_MS_MAX {
+            let lag = duration::show(Duration::from_millis(proxy.lag_ms));
+            problems.push(format!("{who} has not acknowledged an update for {lag}"));
+        }
+        if proxy.svid_expires_ms != 0 && proxy.svid_expires_ms <= now_ms {
+            problems.push(format!("the certificate of {who} has expired"));
+        }
+    }
+    problems
+}
+
+fn to_out(response: v1::StatusResponse, now_ms: u64) -> StatusOut {
+    let problems = problems(&response, now_ms);
+    let v1::StatusResponse {
+        version,
+        trust_domain,
+        revision,
+        uptime_ms,
+        proxies,
+        warnings: _, // among the problems
+        store,
+        audit_sequence,
+        ca,
+    } = response;
+    StatusOut {
+        healthy: problems.is_empty(),
+        problems,
+        version,
+        trust_domain,
+        revision,
+        uptime_ms,
+        store,
+        audit_sequence,
+        proxies: proxies.into_iter().map(ProxyOut::from).collect(),
+        certificate_authority: ca.map(CaOut::from),
+    }
+}
+
+impl From<v1::ProxyStatus> for ProxyOut {
+    fn from(proxy: v1::ProxyStatus) -> Self {
+        let v1::ProxyStatus {
+            instance,
+            workload,
+            identity,
+            address,
+            revision,
+            lag_ms,
+            state,
+            refusal,
+            svid_expires_ms,
+            version,
+            connected_ms,
+        } = proxy;
+        Self {
+            instance,
+            workload,
+            identity,
+            address,
+            revision,
+            lag_ms,
+            state,
+            refusal,
+            certificate_expires: output::time(svid_expires_ms),
+            expires_ms: svid_expires_ms,
+            version,
+            connected_ms,
+        }
+    }
+}
+
+fn table(status: &StatusOut) -> String {
+    let now = output::now_ms();
+    let head = match status.healthy {
+        true => output::paint(Tone::Good, "the mesh is well"),
+        false => output::paint(Tone::Bad, "the mesh is degraded"),
+    };
+    let uptime = duration::show(Duration::from_millis(status.uptime_ms));
+    let mut text = format!("{head}\n");
+    for problem in &status.problems {
+        text.push_str(&format!("  {} {}\n", output::paint(Tone::Bad, "✗"), output::clean(problem)));
+    }
+    text.push_str(&format!(
+        "\ntrust domain  {}\ncontrol       version {}, up {uptime}\nrevision      {}\nstore         {}, {} audit records\n",
+        output::clean(&status.trust_domain),
+        output::clean(&status.version),
+        status.revision,
+        output::clean(&status.store),
+        status.audit_sequence,
+    ));
+    if let Some(ca) = &status.certificate_authority {
+        text.push_str(&format!("authority     {}\n", ca.summary(now)));
+    }
+    text.push('\n');
+    if status.proxies.is_empty() {
+        text.push_str("no workload is connected; start one with: meshctl run --name NAME -- CMD…\n");
+        return text;
+    }
+    let mut grid = Grid::new(&["INSTANCE", "IDENTITY", "STATE", "REVISION", "LAG", "CERTIFICATE", "CONNECTED"]);
+    for proxy in &status.proxies {
+        let tone = match proxy.state.as_str() {
+            "in-sync" => Tone::Good,
+            "refused" => Tone::Bad,
+            _ => Tone::Warn,
+        };
+        let lag = if proxy.lag_ms == 0 { "-".to_owned() } else { duration::show(Duration::from_millis(proxy.lag_ms)) };
+        grid.row([
+            (Tone::Plain, proxy.instance.clone()),
+            (Tone::Plain, proxy.identity.clone()),
+            (tone, proxy.state.clone()),
+            (Tone::Plain, proxy.revision.to_string()),
+            (Tone::Plain, lag),
+            (Tone::Plain, when(proxy.expires_ms, now)),
+            (Tone::Dim, duration::show(Duration::from_millis(proxy.connected_ms))),
+        ]);
+    }
+    text.push_str(&grid.to_text());
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_makes_a_mesh_degraded() {
+        let proxy = v1::ProxyStatus { instance: "web-1".into(), state: "in-sync".into(), ..Default::default() };
+        let well = v1::StatusResponse { store: "ok".into(), proxies: vec![proxy.clone()], ..Default::default() };
+        assert_eq!(problems(&well, 1_000), Vec::<String>::new());
+        let ill = v1::StatusResponse {
+            store: "disk full".into(),
+            warnings: vec!["a root expires soon".into()],
+            proxies: vec![
+                v1::ProxyStatus { state: "refused".into(), refusal: "bad bundle".into(), ..proxy.clone() },
+                v1::ProxyStatus { lag_ms: 6_000, state: "updating".into(), ..proxy.clone() },
+                v1::ProxyStatus { svid_expires_ms: 1_000, ..proxy },
+            ],
+            ..Default::default()
+        };
+        assert_eq!(problems(&ill, 1_000).len(), 5);
+    }
+}

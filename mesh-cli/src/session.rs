@@ -1,0 +1,48 @@
+//! What every command shares: where the mesh's state is, how to print, the connection to the control plane.
+
+use crate::admin_client::AdminClient;
+use crate::cli::Global;
+use crate::config;
+use crate::failure::Failure;
+use crate::output::Format;
+use std::path::PathBuf;
+
+/// The name of the control plane's socket within the state directory.
+pub(crate) const SOCKET_NAME: &str = "control.sock";
+
+/// What was asked of every command alike.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// Where the mesh's state lives.
+    pub(crate) state_dir: PathBuf,
+    /// How results are printed.
+    pub(crate) format: Format,
+}
+
+impl Session {
+    /// Resolves the state directory.
+    ///
+    /// # Errors
+    /// When no directory is named and there is no home.
+    pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
+        let state_dir = match &global.state_dir {
+            Some(dir) => std::path::absolute(dir)
+                .map_err(|error| Failure::usage(format!("--state-dir {}: {error}", dir.display())))?,
+            None => config::default_state_dir()?,
+        };
+        Ok(Self { state_dir, format: global.output })
+    }
+
+    /// The control plane's Unix socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.state_dir.join(SOCKET_NAME)
+    }
+
+    /// Connects to the control plane.
+    ///
+    /// # Errors
+    /// When none answers; the message names the socket and the command that starts one.
+    pub(crate) async fn admin(&self) -> Result<AdminClient, Failure> {
+        AdminClient::connect(&self.socket()).await
+    }
+}
