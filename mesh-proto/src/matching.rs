@@ -10,7 +10,8 @@ mod host;
 mod path;
 mod pattern;
 
-pub use header::{Fields, HeaderCondition, HeaderTest};
+pub use header::{Fields, HeaderCondition, HeaderTest, Quantifier};
 pub use host::{CanonicalHost, HostPattern, HostProblem, canonical_host};
-pub use path::{PathPattern, PathProblem, canonical_path, split_target};
+pub use path::{PATH_BYTES_MAX, PathPattern, PathProblem, canonical_path, split_target};
+pub(crate) use path::{Reach, Segment, matching_form};
 pub use pattern::{GrpcPattern, Method, PatternError};

@@ -4,5 +4,7 @@ pub mod compile;
 pub mod diff;
 pub mod evaluate;
 pub mod explain;
+mod hash;
+mod index;
 pub mod lint;
 pub mod model;

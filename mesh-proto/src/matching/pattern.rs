@@ -1,5 +1,6 @@
 //! What all patterns share: their error; and the two that are plain words, methods and gRPC names.
 
+use super::path::PathPattern;
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -104,10 +105,17 @@ impl GrpcPattern {
 
     /// Whether a canonical path addresses this method (gRPC over HTTP/2, "Requests": `/Service-Name/{method name}`).
     pub fn matches(&self, path: &str) -> bool {
-        let Some((service, method)) = path.strip_prefix('/').and_then(|rest| rest.split_once('/')) else {
-            return false;
-        };
-        service == &*self.service && self.method.as_deref().is_none_or(|own| own == method)
+        self.as_path().matches(path)
+    }
+
+    /// Whether every method that `other` means is meant by this one too.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.service == other.service && (self.method.is_none() || self.method == other.method)
+    }
+
+    /// The path pattern that means the same.
+    pub fn as_path(&self) -> PathPattern {
+        PathPattern::for_grpc(&self.service, self.method.as_deref())
     }
 }
 

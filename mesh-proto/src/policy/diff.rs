@@ -1,8 +1,7 @@
 //! Which requests two policy sets decide differently.
 
 use super::compile::PolicySet;
-use super::evaluate::Request;
-use super::explain::Decision;
+use super::evaluate::{Decision, Request};
 
 /// A request whose outcome changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

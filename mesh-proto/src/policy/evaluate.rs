@@ -1,11 +1,26 @@
 //! Decides requests.
+//!
+//! The proxy calls [`PolicySet::authorize`] for each request, the control plane through `explain` and `diff`: all are the one
+//! walk here ([`PolicySet::walk`]), which a [`Watch`] follows. In this order: quarantine, segment isolation, deny rules (of
+//! guard-rails first), the allow rules of each guard-rail that has some, allow rules, the default. Policies in audit mode
+//! run through the same stages beside it and never change the outcome.
+//!
+//! Never allocates for a request whose path is plain; never formats, logs, reads the clock or waits.
+//!
+//! # Why
+//! The walk is generic over who watches, so that a decision pays nothing for explanations and an explanation cannot
+//! differ from the decision. A watcher that wants every rule sees them in order; the proxy's wants none, and gets the
+//! candidates of an index instead (`index`), which this module checks by the same conditions. A separate explainer was the
+//! alternative; the peers' show what becomes of it (Envoy's RBAC logs name no rule at all).
 
-use super::compile::PolicySet;
+use super::compile::{Entry, PolicySet, Program, protocol_bit};
+use super::index::{NO_PATH, SOME_PATH, Sets, Slots, Stage};
 use super::model::{Action, Protocol};
 use crate::identity::SpiffeId;
-use crate::matching::Fields;
+use crate::matching::{Fields, Quantifier, matching_form};
 use crate::name::Port;
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 
 /// Who calls, as far as it was proven.
 #[derive(Clone, Copy, Debug)]
@@ -138,14 +153,308 @@ impl DenyReason {
     }
 }
 
+/// One decision without its permit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Allowed; by the default when there is no rule.
+    Allowed(Option<RuleRef>),
+    /// Refused.
+    Denied(Denial),
+}
+
+impl From<&Outcome> for Decision {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Allowed { permit: _, by } => Self::Allowed(*by),
+            Outcome::Denied(denial) => Self::Denied(*denial),
+        }
+    }
+}
+
 impl PolicySet {
     /// Decides a request.
-    pub fn authorize(&self, _request: &Request<'_>) -> Verdict {
-        let outcome = if self.inputs.default_allow {
-            Outcome::Allowed { permit: Permit(()), by: None }
-        } else {
-            Outcome::Denied(Denial { reason: DenyReason::NoRuleAllows, rule: None })
+    pub fn authorize(&self, request: &Request<'_>) -> Verdict {
+        let (decision, audited) = self.walk(&self.facts(request), &mut Unwatched);
+        let outcome = match decision {
+            Decision::Allowed(by) => Outcome::Allowed { permit: Permit(()), by },
+            Decision::Denied(denial) => Outcome::Denied(denial),
         };
-        Verdict { outcome, audited: None }
+        Verdict { outcome, audited }
+    }
+
+    /// The walk over the rules.
+    pub(super) fn walk<W: Watch>(
+        &self,
+        facts: &Facts<'_>,
+        watch: &mut W,
+    ) -> (Decision, Option<(Action, RuleRef)>) {
+        if facts.is_quarantined {
+            return (denied(DenyReason::Quarantined, None), None);
+        }
+        if self.accepted.is_some_and(|accepted| !facts.sets.contains(&accepted)) {
+            return (denied(DenyReason::Isolated, None), None);
+        }
+        let decision = self.decide(facts, watch);
+        (decision, self.audit(facts, watch))
+    }
+
+    fn decide<W: Watch>(&self, facts: &Facts<'_>, watch: &mut W) -> Decision {
+        let Program { deny, guards, allow } = &self.enforced;
+        if let Some((rule, found)) = self.first(deny, facts, watch) {
+            let reason = match found {
+                Match::NeedsHttp => DenyReason::NeedsHttp,
+                Match::Holds | Match::Misses => DenyReason::DeniedByRule,
+            };
+            return denied(reason, Some(rule));
+        }
+        for guard in guards {
+            if self.first(&guard.allow, facts, watch).is_none() {
+                return denied(DenyReason::GuardrailNotMet, Some(guard.first));
+            }
+        }
+        match self.first(allow, facts, watch) {
+            Some((rule, _)) => Decision::Allowed(Some(rule)),
+            None if self.inputs.default_allow => Decision::Allowed(None),
+            None => denied(DenyReason::NoRuleAllows, None),
+        }
+    }
+
+    /// What the policies in audit mode would do if they were enforced; `None` when no rule of them has a say.
+    fn audit<W: Watch>(&self, facts: &Facts<'_>, watch: &mut W) -> Option<(Action, RuleRef)> {
+        let Program { deny, guards, allow } = &self.audited;
+        if let Some((rule, _)) = self.first(deny, facts, watch) {
+            return Some((Action::Deny, rule));
+        }
+        for guard in guards {
+            if self.first(&guard.allow, facts, watch).is_none() {
+                return Some((Action::Deny, guard.first));
+            }
+        }
+        self.first(allow, facts, watch).map(|(rule, _)| (Action::Allow, rule))
+    }
+
+    /// The first rule of a stage that matches.
+    pub(super) fn first<W: Watch>(
+        &self,
+        stage: &Stage,
+        facts: &Facts<'_>,
+        watch: &mut W,
+    ) -> Option<(RuleRef, Match)> {
+        let mut best: Option<(u32, Match)> = None;
+        let mut look_at = |list: &[u32]| {
+            for number in list {
+                if !W::EVERY_RULE && best.is_some_and(|(known, _)| *number >= known) {
+                    return;
+                }
+                let Some(entry) = self.entries.get(*number as usize) else { continue };
+                let mut fails = W::Fails::default();
+                let found = self.check(entry, facts, &mut fails);
+                watch.checked(*number, found, fails);
+                if found != Match::Misses && best.is_none_or(|(known, _)| *number < known) {
+                    best = Some((*number, found));
+                }
+            }
+        };
+        if W::EVERY_RULE {
+            look_at(&stage.entries);
+        } else {
+            for slot in &facts.slots {
+                stage.candidates(*slot, &facts.sets, facts.request.port, &mut look_at);
+            }
+        }
+        let (number, found) = best?;
+        Some((self.entries.get(number as usize)?.rule, found))
+    }
+
+    /// Checks one entry, condition by condition.
+    fn check<F: Fails>(&self, entry: &Entry, facts: &Facts<'_>, fails: &mut F) -> Match {
+        if self.check_connection(entry, facts, fails).is_break() {
+            return Match::Misses;
+        }
+        if entry.needs_http && facts.request.http.is_none() {
+            // A deny that cannot be judged holds, or else a port would silently lose its protection.
+            return match entry.action {
+                Action::Deny if fails.is_empty() => Match::NeedsHttp,
+                Action::Deny | Action::Allow => {
+                    let _ = fails.failed(Condition::NeedsHttp);
+                    Match::Misses
+                }
+            };
+        }
+        if self.check_http(entry, facts, fails).is_break() || !fails.is_empty() {
+            return Match::Misses;
+        }
+        Match::Holds
+    }
+
+    /// The conditions that any connection has an answer to.
+    fn check_connection<F: Fails>(&self, entry: &Entry, facts: &Facts<'_>, fails: &mut F) -> ControlFlow<()> {
+        let request = facts.request;
+        if request.now >= entry.valid_until {
+            fails.failed(Condition::ValidUntil)?;
+        }
+        if !facts.sets.contains(&entry.from) {
+            fails.failed(Condition::From)?;
+        }
+        if entry.except.is_some_and(|except| facts.sets.contains(&except)) {
+            fails.failed(Condition::Except)?;
+        }
+        if !(entry.ports.is_empty() || entry.ports.iter().any(|range| range.contains(request.port))) {
+            fails.failed(Condition::Port)?;
+        }
+        if entry.protocols != 0 && entry.protocols & protocol_bit(request.protocol) == 0 {
+            fails.failed(Condition::Protocol)?;
+        }
+        if entry.has_more {
+            let sni = self.operation(entry).map_or(&[][..], |operation| &operation.sni);
+            if !(sni.is_empty() || request.sni.is_some_and(|name| sni.iter().any(|own| own.matches(name)))) {
+                fails.failed(Condition::Sni)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The conditions on an HTTP request.
+    fn check_http<F: Fails>(&self, entry: &Entry, facts: &Facts<'_>, fails: &mut F) -> ControlFlow<()> {
+        let Some(http) = &facts.request.http else {
+            return ControlFlow::Continue(());
+        };
+        let more = if entry.has_more { self.operation(entry) } else { None };
+        if let Some(more) = more {
+            if !(more.hosts.is_empty() || more.hosts.iter().any(|host| host.matches(http.host))) {
+                fails.failed(Condition::Host)?;
+            }
+            if !(more.methods.is_empty() || more.methods.iter().any(|method| method.matches(http.method))) {
+                fails.failed(Condition::Method)?;
+            }
+        }
+        if !(entry.paths.is_empty() || entry.paths.iter().any(|slot| facts.slots.contains(slot))) {
+            fails.failed(Condition::Path)?;
+        }
+        if !entry.grpc.is_empty() {
+            // Some servers answer gRPC methods to other content types too (Connect, gRPC-Web, transcoding), so a deny
+            // looks at the path alone.
+            let is_grpc = entry.action == Action::Deny || facts.request.protocol == Protocol::Grpc;
+            if !(is_grpc && entry.grpc.iter().any(|slot| facts.slots.contains(slot))) {
+                fails.failed(Condition::Grpc)?;
+            }
+        }
+        let quantifier = match entry.action {
+            Action::Allow => Quantifier::All,
+            Action::Deny => Quantifier::Any,
+        };
+        for (at, header) in more.map_or(&[][..], |more| &more.headers).iter().enumerate() {
+            if !header.matches(http.headers, quantifier) {
+                fails.failed(Condition::Header(at))?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Looks up what the rules will be asked about this request.
+    pub(super) fn facts<'r>(&self, request: &'r Request<'r>) -> Facts<'r> {
+        let membership = self.sources.membership(&request.source);
+        let mut slots = Slots::new();
+        slots.push(NO_PATH);
+        match &request.http {
+            Some(http) if http.path.starts_with('/') => {
+                self.paths.fitting(&matching_form(http.path), &mut slots)
+            }
+            Some(_) => {}
+            None => slots.push(SOME_PATH),
+        }
+        Facts { request, is_quarantined: membership.is_quarantined, sets: membership.sets, slots }
+    }
+}
+
+fn denied(reason: DenyReason, rule: Option<RuleRef>) -> Decision {
+    Decision::Denied(Denial { reason, rule })
+}
+
+/// A request, with what the tables say of it.
+pub(super) struct Facts<'r> {
+    pub(super) request: &'r Request<'r>,
+    pub(super) is_quarantined: bool,
+    pub(super) sets: Sets,
+    /// The places where candidates are.
+    pub(super) slots: Slots,
+}
+
+/// Whether an entry matches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Match {
+    Holds,
+    /// A deny that holds as far as it can be judged without HTTP.
+    NeedsHttp,
+    Misses,
+}
+
+/// A condition of a rule, in the order in which they are checked.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Condition {
+    /// The rule's time is over.
+    ValidUntil,
+    /// The caller is none of its sources.
+    From,
+    /// The caller is one of its exceptions.
+    Except,
+    /// Another port.
+    Port,
+    /// Another protocol.
+    Protocol,
+    /// Another server name, or none.
+    Sni,
+    /// It can only be judged on HTTP.
+    NeedsHttp,
+    /// Another host.
+    Host,
+    /// Another method.
+    Method,
+    /// Another path.
+    Path,
+    /// Another gRPC method, or no gRPC.
+    Grpc,
+    /// The header condition with this place in the operation's list.
+    Header(usize),
+}
+
+/// Follows the walk.
+pub(super) trait Watch {
+    /// Where failed conditions go.
+    type Fails: Fails + Default;
+    /// Whether it wants to see every rule, in order, and every failed condition.
+    const EVERY_RULE: bool;
+    /// An entry was checked.
+    fn checked(&mut self, entry: u32, found: Match, fails: Self::Fails);
+}
+
+/// Where failed conditions go.
+pub(super) trait Fails {
+    /// Takes one; breaks when one is enough.
+    fn failed(&mut self, condition: Condition) -> ControlFlow<()>;
+    /// Whether there was none.
+    fn is_empty(&self) -> bool;
+}
+
+/// Wants nothing but the decision.
+struct Unwatched;
+
+impl Watch for Unwatched {
+    type Fails = Forgotten;
+    const EVERY_RULE: bool = false;
+    fn checked(&mut self, _: u32, _: Match, _: Forgotten) {}
+}
+
+/// Stops at the first condition that fails.
+#[derive(Default)]
+struct Forgotten;
+
+impl Fails for Forgotten {
+    fn failed(&mut self, _: Condition) -> ControlFlow<()> {
+        ControlFlow::Break(())
+    }
+
+    fn is_empty(&self) -> bool {
+        true
     }
 }

@@ -1,28 +1,10 @@
 //! Says why a request is decided as it is, and what would have to be otherwise.
 
 use super::compile::PolicySet;
-use super::evaluate::{Denial, Outcome, Request, RuleRef};
+use super::evaluate::{Decision, Request, RuleRef};
 use super::model::{Action, Mode, PolicyName, Scope};
 use std::fmt;
 use std::sync::Arc;
-
-/// A decision without its permit, for people.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Decision {
-    /// Allowed; by the default when there is no rule.
-    Allowed(Option<RuleRef>),
-    /// Refused.
-    Denied(Denial),
-}
-
-impl From<&Outcome> for Decision {
-    fn from(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Allowed { permit: _, by } => Self::Allowed(*by),
-            Outcome::Denied(denial) => Self::Denied(*denial),
-        }
-    }
-}
 
 /// Why a request is decided as it is. [`fmt::Display`] renders it for a terminal, several lines without a final one.
 #[derive(Clone, PartialEq, Eq, Debug)]
