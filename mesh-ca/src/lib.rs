@@ -7,6 +7,8 @@
 //! It never decides who may call whom (that is `mesh_proto::policy`), never reads arguments or the environment, and
 //! never hands out a private key.
 
+#[cfg(feature = "authority")]
+pub mod authority;
 pub mod bundle;
 pub mod client;
 pub mod csr;

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Length of a sealing key.
@@ -93,7 +94,7 @@ pub enum Missing {
 
 /// The key under which secrets at rest are sealed.
 pub struct SealKey {
-    key: LessSafeKey,
+    key: Arc<LessSafeKey>,
 }
 
 impl SealKey {
@@ -101,7 +102,13 @@ impl SealKey {
     pub fn from_bytes(bytes: &[u8; KEY_BYTES]) -> Self {
         #[expect(clippy::expect_used, reason = "the only error is a wrong length, which the type excludes")]
         let key = UnboundKey::new(&AES_256_GCM, bytes).expect("32 bytes are an AES-256 key");
-        Self { key: LessSafeKey::new(key) }
+        Self { key: Arc::new(LessSafeKey::new(key)) }
+    }
+
+    /// The same key once more, for another owner in this process; the key material is not copied.
+    #[cfg(feature = "authority")]
+    pub(crate) fn share(&self) -> Self {
+        Self { key: self.key.clone() }
     }
 
     /// Reads a key file: 64 hexadecimal digits, readable by nobody but its owner.

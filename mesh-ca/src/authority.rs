@@ -1,0 +1,293 @@
+//! The signing authority: a root, a short-lived issuing intermediate, and everything that is signed with them.
+//!
+//! `mesh-control` opens one [`Authority`], serves [`server::IdentityService`] from it, and calls [`Authority::tick`] about
+//! once a second with what its proxies have acknowledged. Every change of state is saved, durably, before it has any
+//! effect: after a crash at any moment the authority goes on where it was.
+//!
+//! It reads no clock (time is an argument), does no I/O but through [`AuthorityStore`], and never shows a private key;
+//! what it saves is sealed.
+//!
+//! # Why
+//! One sealed value for the whole state, written anew with each change: changes are rare (a rotation, a revocation, a
+//! token), and one value cannot be half old. Issued certificates are the exception: they are many, so their records
+//! are saved by [`Authority::tick`] some seconds later. A crash may lose the records of the last seconds; a rotation that
+//! was in its signing step then asks everybody to renew once more (see `rotation`).
+//!
+//! Measured on two busy cores, release without LTO, `cargo test -p mesh-ca --features authority --profile quick
+//! issue_rate`: see `issue`.
+
+use crate::seal::{SealError, SealKey};
+use mesh_proto::config::{Bundle, Revocations};
+use mesh_proto::identity::TrustDomain;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+pub mod attest;
+pub mod audit;
+mod issue;
+mod keys;
+mod pace;
+mod record;
+mod revoke;
+mod rotation;
+pub mod server;
+mod state;
+mod status;
+mod stored;
+
+pub use issue::{IssueRefusal, Issued, Order};
+pub use record::IssuedRecord;
+pub use revoke::Revocable;
+pub use rotation::{Phase, Progress, ProxyTrust, RotateRoot};
+pub use status::{AuthorityStatus, CaCertificate, CaState};
+
+use audit::{Event, Journal};
+use pace::Pace;
+use record::Records;
+use state::Core;
+
+/// The context under which the state is sealed.
+const SEAL_CONTEXT: &str = "authority state";
+/// The shortest life of an SVID: a renewal must fit into a third of it.
+pub const SVID_LIFETIME_MIN: Duration = Duration::from_secs(6);
+/// The longest life of an SVID.
+pub const SVID_LIFETIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long records of issued certificates may stay unsaved.
+const RECORDS_UNSAVED_MAX: Duration = Duration::from_secs(3);
+
+/// Where the sealed state is kept.
+pub trait AuthorityStore: Send + Sync {
+    /// The last saved state; `None` at the first start.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn load(&self) -> Result<Option<Vec<u8>>, String>;
+
+    /// Replaces the state; it is durable when this returns. The bytes are sealed already.
+    ///
+    /// # Errors
+    /// It may or may not have been saved; the authority goes on with the old state and tries again.
+    fn save(&self, state: &[u8]) -> Result<(), String>;
+}
+
+/// A private root to use instead of making one.
+pub struct BroughtRoot {
+    /// The certificate, PEM.
+    pub certificate_pem: String,
+    /// Its private key, PEM (PKCS#8, SEC1 or PKCS#1).
+    pub key_pem: zeroize::Zeroizing<String>,
+}
+
+/// What an authority is told.
+pub struct AuthorityConfig {
+    /// Whose authority it is; must equal the saved one.
+    pub trust_domain: TrustDomain,
+    /// How long an SVID lives unless less is asked for.
+    pub svid_lifetime: Duration,
+    /// How long an issuing intermediate lives; a new one is made at a third left.
+    pub intermediate_lifetime: Duration,
+    /// How long a root made here lives.
+    pub root_lifetime: Duration,
+    /// The root to use at the first start, or to change to with the next rotation of the root.
+    pub brought_root: Option<BroughtRoot>,
+    /// How far `notBefore` lies before now, for peers whose clocks are behind.
+    pub backdate: Duration,
+    /// How long a rotation waits for a workload that has a certificate but is not connected: it may be starting, or
+    /// coming back after a restart of the control plane, or it is gone.
+    pub absent_grace: Duration,
+}
+
+impl AuthorityConfig {
+    /// The defaults: SVIDs of a day, intermediates of a week, a root of a year, a minute for clocks, half for the absent.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self {
+            trust_domain,
+            svid_lifetime: DAY,
+            intermediate_lifetime: DAY.saturating_mul(7),
+            root_lifetime: DAY.saturating_mul(365),
+            brought_root: None,
+            backdate: Duration::from_secs(60),
+            absent_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Why the authority could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// The store failed; nothing has changed.
+    #[error("the authority's state could not be {tried}: {problem}; nothing was changed")]
+    Store {
+        /// "loaded", "saved".
+        tried: &'static str,
+        /// What the store said.
+        problem: String,
+    },
+    /// The saved state does not open or cannot be sealed.
+    #[error("the authority's state: {0}")]
+    Seal(#[from] SealError),
+    /// The saved state opens but makes no sense.
+    #[error("the authority's state is damaged ({0}); restore a backup with: meshctl restore")]
+    Damaged(String),
+    /// The saved state is another mesh's.
+    #[error("this state directory belongs to the trust domain {saved}, not {told}")]
+    OtherTrustDomain {
+        /// Whose it is.
+        saved: TrustDomain,
+        /// What the configuration says.
+        told: TrustDomain,
+    },
+    /// The brought root cannot be an authority's.
+    #[error("the given root certificate cannot be used: {0}")]
+    BroughtRoot(String),
+    /// A certificate or key could not be made.
+    #[error("{what} could not be made: {problem}")]
+    Make {
+        /// What.
+        what: &'static str,
+        /// What the library said.
+        problem: String,
+    },
+    /// The root's time is over.
+    #[error("the root certificate has expired; make a new one with: meshctl ca rotate")]
+    RootExpired,
+    /// The request does not fit the state of the rotation.
+    #[error("{0}")]
+    Rotation(&'static str),
+    /// The revocation or token cannot be done.
+    #[error("{0}")]
+    Unacceptable(String),
+}
+
+/// The authority of one trust domain. Its methods take `&self`, never block on anything but the store, and may be
+/// called from any thread.
+pub struct Authority {
+    config: AuthorityConfig,
+    store: Arc<dyn AuthorityStore>,
+    seal: SealKey,
+    inner: Mutex<Inner>,
+}
+
+/// What changes. `core` is replaced as a whole, after it was saved.
+struct Inner {
+    core: Core,
+    records: Records,
+    journal: Journal,
+    pace: Pace,
+    guesses: attest::join_token::Guesses,
+    opened_at: SystemTime,
+    records_saved_at: SystemTime,
+}
+
+impl Authority {
+    /// Opens the saved authority, or makes a new one at the first start.
+    ///
+    /// # Errors
+    /// The state cannot be loaded, opened or saved, belongs to another trust domain, or the brought root is unusable.
+    pub fn open(
+        config: AuthorityConfig,
+        store: Arc<dyn AuthorityStore>,
+        seal: &SealKey,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let loaded = store.load().map_err(|problem| AuthorityError::Store { tried: "loaded", problem })?;
+        let (mut core, mut records) = match &loaded {
+            Some(sealed) => stored::decode(&seal.open(SEAL_CONTEXT, sealed)?)?,
+            None => (Core::create(&config, now)?, Records::default()),
+        };
+        if core.trust_domain != config.trust_domain {
+            let (saved, told) = (core.trust_domain, config.trust_domain);
+            return Err(AuthorityError::OtherTrustDomain { saved, told });
+        }
+        let renewed = core.resume();
+        records.prune(now);
+        let root_sha256 = core.active_root().sha256;
+        let inner = Inner {
+            core: core.clone(),
+            records,
+            journal: Journal::default(),
+            pace: Pace::default(),
+            guesses: attest::join_token::Guesses::default(),
+            opened_at: now,
+            records_saved_at: now,
+        };
+        let authority = Self { config, store, seal: seal.share(), inner: Mutex::new(inner) };
+        if loaded.is_none() || renewed {
+            authority.commit(&mut authority.lock(), core, now)?;
+        }
+        if loaded.is_none() {
+            authority.lock().journal.push(now, Event::Created { root_sha256 });
+        }
+        Ok(authority)
+    }
+
+    /// The trust domain.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.config.trust_domain
+    }
+
+    /// How long an SVID lives unless less is asked for.
+    pub fn svid_lifetime(&self) -> Duration {
+        self.config.svid_lifetime.clamp(SVID_LIFETIME_MIN, SVID_LIFETIME_MAX)
+    }
+
+    /// The bundles that workloads must believe: our own.
+    pub fn bundles(&self) -> Vec<Bundle> {
+        vec![self.lock().core.bundle()]
+    }
+
+    /// What workloads must no longer believe.
+    pub fn revocations(&self) -> Revocations {
+        self.lock().core.revocations()
+    }
+
+    /// Grows when SVIDs in use should be replaced soon. Read it *before* issuing.
+    pub fn reissue_epoch(&self) -> u64 {
+        self.lock().core.reissue_epoch
+    }
+
+    /// SHA-256 of the root that a joining machine pins: the one the control plane's own chain ends in.
+    pub fn root_sha256(&self) -> [u8; 32] {
+        self.lock().core.issuing.root_sha256
+    }
+
+    /// SHA-256 of the root that the SVID with this serial chains to, if it is one of ours and not expired.
+    pub fn root_of(&self, serial: &[u8]) -> Option<[u8; 32]> {
+        self.lock().records.by_serial(serial).map(|record| record.root_sha256)
+    }
+
+    /// The unexpired certificates that were issued, oldest first.
+    pub fn issued(&self) -> Vec<IssuedRecord> {
+        self.lock().records.all().cloned().collect()
+    }
+
+    /// Takes what happened since the last call, oldest first, for the audit log.
+    pub fn take_events(&self) -> Vec<audit::Entry> {
+        self.lock().journal.take()
+    }
+
+    /// Notes an event for the audit log.
+    pub(crate) fn note(&self, now: SystemTime, event: Event) {
+        self.lock().journal.push(now, event);
+    }
+
+    /// Never poisoned for long: a panic while it is held leaves the state as it was saved.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Saves `core`, then makes it the present one. On an error nothing has changed.
+    fn commit(&self, inner: &mut Inner, core: Core, now: SystemTime) -> Result<(), AuthorityError> {
+        let plain = stored::encode(&core, &inner.records);
+        let sealed = self.seal.seal(SEAL_CONTEXT, &plain)?;
+        self.store.save(&sealed).map_err(|problem| AuthorityError::Store { tried: "saved", problem })?;
+        inner.core = core;
+        inner.records.mark_saved();
+        inner.records_saved_at = now;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

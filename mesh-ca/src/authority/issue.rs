@@ -1,0 +1,166 @@
+//! Issuing: from a certificate request and an attested identity to a chain.
+//!
+//! The server calls it after attestation. Nothing in the request is taken but the public key, and that only with proof
+//! of possession; the names come from the attestation.
+//!
+//! # Why
+//! ISSUE_RATE
+
+use super::audit::Event;
+use super::keys::{Span, public_key_of_request};
+use super::record::IssuedRecord;
+use super::state::Core;
+use super::{Authority, AuthorityError, Inner, SVID_LIFETIME_MIN};
+use crate::x509::hex;
+use mesh_proto::identity::SpiffeId;
+use mesh_proto::name::InstanceName;
+use std::time::{Duration, SystemTime};
+
+/// What to issue, and to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// PKCS#10, DER.
+    pub csr_der: &'a [u8],
+    /// The attested identity.
+    pub id: &'a SpiffeId,
+    /// Which instance.
+    pub instance: &'a InstanceName,
+    /// Asked-for lifetime; shortened to the mesh's, never lengthened.
+    pub lifetime: Option<Duration>,
+    /// What attested it, in words, for the record.
+    pub attestor: &'a str,
+}
+
+/// An issued certificate.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// Leaf first, then the intermediate; without the root.
+    pub chain_der: Vec<Vec<u8>>,
+    /// Big-endian, without leading zeros.
+    pub serial: Vec<u8>,
+    /// From when on it is valid.
+    pub not_before: SystemTime,
+    /// Until when.
+    pub not_after: SystemTime,
+    /// Subject of the intermediate.
+    pub issuer: String,
+    /// As it stood when this was signed.
+    pub reissue_epoch: u64,
+}
+
+/// Why nothing was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueRefusal {
+    /// The request is not well-formed, not signed, or its key too weak.
+    #[error("{0}")]
+    Request(&'static str),
+    /// Not our trust domain.
+    #[error("{0} is not of the trust domain of this authority")]
+    OtherTrustDomain(SpiffeId),
+    /// The identity is revoked.
+    #[error("the identity {0} is revoked; undo it with: meshctl ca revoke --identity {0} --undo")]
+    Revoked(SpiffeId),
+    /// Too many in too short a time.
+    #[error("{id} asks for certificates too fast; wait {wait:?}")]
+    TooFast {
+        /// Who.
+        id: SpiffeId,
+        /// How long until the next.
+        wait: Duration,
+    },
+    /// More certificates are unexpired than can be kept track of.
+    #[error("too many certificates are in use ({0}); shorten their life or wait until some have expired")]
+    Full(usize),
+    /// The authority itself cannot.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+}
+
+impl Authority {
+    /// Issues an SVID. The life is what was asked for, at most the mesh's, and never beyond the intermediate's end.
+    ///
+    /// # Errors
+    /// See [`IssueRefusal`].
+    pub fn issue(&self, order: &Order<'_>, now: SystemTime) -> Result<Issued, IssueRefusal> {
+        let public_key = public_key_of_request(order.csr_der).map_err(IssueRefusal::Request)?;
+        if order.id.trust_domain_str() != self.config.trust_domain.as_str() {
+            return Err(IssueRefusal::OtherTrustDomain(order.id.clone()));
+        }
+        let lifetime =
+            order.lifetime.unwrap_or(Duration::MAX).min(self.svid_lifetime()).max(SVID_LIFETIME_MIN);
+        let mut inner = self.lock();
+        if inner.core.revoked.has_identity(order.id) {
+            return Err(IssueRefusal::Revoked(order.id.clone()));
+        }
+        if inner.records.is_full() {
+            return Err(IssueRefusal::Full(super::record::RECORDS_MAX));
+        }
+        inner
+            .pace
+            .take(order.id, now)
+            .map_err(|wait| IssueRefusal::TooFast { id: order.id.clone(), wait })?;
+        self.renew_intermediate_if_due(&mut inner, now)?;
+        let issuing = inner.core.issuing.clone();
+        if now > issuing.signer.facts.not_after {
+            return Err(AuthorityError::RootExpired.into());
+        }
+        // A backdate longer than the life itself would make a certificate mostly of the past.
+        let span = Span::new(now, self.config.backdate.min(lifetime), lifetime).within(&issuing.signer.facts);
+        let leaf = issuing.signer.sign_leaf(order.id, order.instance, &public_key, span)?;
+        inner.records.add(IssuedRecord {
+            serial: leaf.serial.clone(),
+            id: order.id.clone(),
+            instance: order.instance.clone(),
+            not_before: span.not_before,
+            not_after: span.not_after,
+            issued_at: now,
+            issuer_serial: issuing.signer.facts.serial.clone(),
+            root_sha256: issuing.root_sha256,
+            attestor: order.attestor.to_owned(),
+        });
+        inner.journal.push(
+            now,
+            Event::Issued {
+                id: order.id.clone(),
+                instance: order.instance.clone(),
+                serial: hex(&leaf.serial),
+                attestor: order.attestor.to_owned(),
+            },
+        );
+        Ok(Issued {
+            chain_der: vec![leaf.der, issuing.signer.certificate_der.clone()],
+            serial: leaf.serial,
+            not_before: span.not_before,
+            not_after: span.not_after,
+            issuer: issuing.signer.facts.subject.clone(),
+            reissue_epoch: inner.core.reissue_epoch,
+        })
+    }
+
+    /// Makes a new issuing intermediate when a third of its life is left, or it is revoked. Says whether it did.
+    pub(super) fn renew_intermediate_if_due(
+        &self,
+        inner: &mut Inner,
+        now: SystemTime,
+    ) -> Result<bool, AuthorityError> {
+        if !inner.core.intermediate_is_due(&self.config, now) {
+            return Ok(false);
+        }
+        let mut core = inner.core.clone();
+        core.renew_intermediate(&self.config, now)?;
+        self.commit_intermediate(inner, core, now)?;
+        Ok(true)
+    }
+
+    pub(super) fn commit_intermediate(
+        &self,
+        inner: &mut Inner,
+        core: Core,
+        now: SystemTime,
+    ) -> Result<(), AuthorityError> {
+        let serial = hex(&core.issuing.signer.facts.serial);
+        self.commit(inner, core, now)?;
+        inner.journal.push(now, Event::IntermediateRotated { serial });
+        Ok(())
+    }
+}
