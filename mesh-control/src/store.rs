@@ -19,13 +19,20 @@
 //! are answered from memory: a sick disk cannot stop them. The price is memory: about 1.5 bytes for each byte of YAML
 //! ever applied.
 
+mod durable;
+mod engine;
+pub mod export;
 pub mod faults;
 mod ledger;
+mod manifest;
 pub mod memory;
+mod place;
 mod record;
+mod rescue;
 pub mod sled;
 pub mod view;
 pub mod write;
+mod writer;
 
 use futures_util::future::BoxFuture;
 use std::io;

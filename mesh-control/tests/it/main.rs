@@ -1,0 +1,3 @@
+//! Stages of the control plane over real files and in-memory streams.
+
+mod store;
