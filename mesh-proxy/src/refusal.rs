@@ -11,8 +11,10 @@ mod render;
 #[cfg(test)]
 mod tests;
 
-pub use render::{DECISION_FIELD, REASON_FIELD, Refused};
+pub use render::{BodyOf, DECISION_FIELD, Dialect, Persistence, REASON_FIELD, Refused};
 
+use mesh_proto::matching::{HostProblem, PathProblem};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Declares [`Malformed`]: each fault with its code and its sentence.
@@ -52,8 +54,6 @@ malformed! {
     HostMismatch = "host_mismatch", "the Host header is not the authority of the request target";
     /// The target is none of origin-form, absolute-form or `*`.
     Target = "target", "the request target has no single reading";
-    /// The path cannot be brought into its one form.
-    Path = "path", "the path has no single reading";
     /// Two lengths, or a length that is not a number.
     ContentLength = "content_length", "the content length is repeated or not a number";
     /// Both a length and a transfer coding.
@@ -87,6 +87,10 @@ malformed! {
 pub enum Refusal {
     /// The request has no single reading.
     BadRequest(Malformed),
+    /// The path has no canonical form.
+    BadPath(PathProblem),
+    /// The host has no canonical form.
+    BadHost(HostProblem),
     /// The head is larger, or has more fields, than allowed.
     HeaderTooLarge,
     /// The caller did not finish its request in time.
@@ -164,7 +168,7 @@ impl Refusal {
     /// The HTTP status.
     pub fn status(self) -> u16 {
         match self {
-            Self::BadRequest(_) | Self::ConnectMethod => 400,
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BadHost(_) | Self::ConnectMethod => 400,
             Self::Quarantined
             | Self::Isolated
             | Self::DeniedByRule
@@ -213,7 +217,7 @@ impl Refusal {
     /// The value of the metric label `reason`, of the log field, and of `x-mesh-reason`. A closed set.
     pub fn label(self) -> &'static str {
         match self {
-            Self::BadRequest(_) => "bad_request",
+            Self::BadRequest(_) | Self::BadPath(_) | Self::BadHost(_) => "bad_request",
             Self::HeaderTooLarge => "header_too_large",
             Self::RequestTimeout => "request_timeout",
             Self::ConnectMethod => "connect_method",
@@ -255,14 +259,26 @@ impl Refusal {
     pub fn code(self) -> &'static str {
         match self {
             Self::BadRequest(fault) | Self::BadResponse(fault) => fault.code(),
+            Self::BadPath(problem) => problem.code(),
+            Self::BadHost(problem) => problem.code(),
             other => other.label(),
         }
     }
 
     /// What happened, to whom, and what to do next; one sentence each, nothing of the request in it.
-    pub fn text(self) -> &'static str {
+    pub fn text(self) -> Cow<'static, str> {
+        match self {
+            Self::BadPath(problem) => Cow::Owned(problem.to_string()),
+            Self::BadHost(problem) => Cow::Owned(problem.to_string()),
+            other => Cow::Borrowed(other.fixed_text()),
+        }
+    }
+
+    fn fixed_text(self) -> &'static str {
         match self {
             Self::BadRequest(fault) | Self::BadResponse(fault) => fault.text(),
+            Self::BadPath(_) => "the path has no single reading",
+            Self::BadHost(_) => "the host has no single reading",
             Self::HeaderTooLarge => "the request head is too large; send fewer or shorter headers",
             Self::RequestTimeout => "the request was not complete in time; send it without pauses",
             Self::ConnectMethod => "CONNECT is not served; call the service by its name",
@@ -323,6 +339,8 @@ impl Refusal {
         matches!(
             self,
             Self::BadRequest(_)
+                | Self::BadPath(_)
+                | Self::BadHost(_)
                 | Self::HeaderTooLarge
                 | Self::RequestTimeout
                 | Self::ConnectMethod

@@ -1,0 +1,3 @@
+//! Stages of the proxy over in-memory streams.
+
+mod http;
