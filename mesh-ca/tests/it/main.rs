@@ -1,0 +1,11 @@
+//! A stage of its own for each part of mesh-ca: real handshakes over in-memory streams, a real gRPC service, and the
+//! `openssl` program as a second opinion on every certificate.
+//!
+//! # Why
+//! rustls judges certificates by the system's clock, so these tests run at the present time; whatever depends on other
+//! times goes through functions that take the time.
+
+mod handshake;
+mod openssl;
+mod service;
+mod world;
