@@ -18,7 +18,8 @@
 
 use crate::seal::{SealError, SealKey};
 use mesh_proto::config::{Bundle, Revocations};
-use mesh_proto::identity::TrustDomain;
+use mesh_proto::identity::{SpiffeId, TrustDomain};
+use mesh_proto::name::InstanceName;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -255,6 +256,16 @@ impl Authority {
     /// SHA-256 of the root that the SVID with this serial chains to, if it is one of ours and not expired.
     pub fn root_of(&self, serial: &[u8]) -> Option<[u8; 32]> {
         self.lock().records.by_serial(serial).map(|record| record.root_sha256)
+    }
+
+    /// What is known of the certificate with this serial, if it is one of ours and not expired.
+    pub fn record(&self, serial: &[u8]) -> Option<IssuedRecord> {
+        self.lock().records.by_serial(serial).cloned()
+    }
+
+    /// The newest unexpired certificate of an instance.
+    pub fn newest(&self, id: &SpiffeId, instance: &InstanceName) -> Option<IssuedRecord> {
+        self.lock().records.newest_of(id, instance).cloned()
     }
 
     /// The unexpired certificates that were issued, oldest first.

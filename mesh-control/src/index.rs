@@ -140,6 +140,17 @@ impl World {
         self.members.values().map(|member| member.target()).collect()
     }
 
+    /// The Unix user that a `Workload` names for an identity, if one does. Of two the first in name order counts.
+    pub(crate) fn named_owner(&self, id: &SpiffeId) -> Option<u32> {
+        let (namespace, account) = id.workload()?;
+        self.catalog.of_kind(Kind::Workload).find_map(|resource| match &**resource {
+            Resource::Workload(known) if known.namespace() == namespace && known.account == account => {
+                known.uid
+            }
+            _ => None,
+        })
+    }
+
     /// A service, if it exists.
     pub(crate) fn destination(&self, service: &ServiceRef) -> Option<&Arc<Destination>> {
         match self.destinations.get(service)?.part() {

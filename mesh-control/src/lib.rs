@@ -3,9 +3,12 @@
 //! [`run`] is the whole of it: the program `mesh-control` and `meshctl up` both call it and nothing else. What it is made
 //! of and how the parts are wired stands in `app`.
 
+mod admin;
+mod advise;
 mod app;
+mod authority;
 mod clock;
-pub mod config;
+mod config;
 mod discovery;
 mod index;
 mod local;
@@ -13,8 +16,10 @@ mod metrics;
 mod snapshot;
 mod state_dir;
 pub mod store;
+mod telemetry;
 mod traffic;
 mod transport;
 
 pub use app::{ControlError, Running, run};
-pub use config::Config;
+pub use config::{Args, ArgsError, BroughtRoot, Config};
+pub use state_dir::StateDirError;

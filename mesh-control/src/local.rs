@@ -1,4 +1,5 @@
-//! Local mode's source of events: workloads that register by their stream, and how they get their certificates.
+//! Local mode's source of events: workloads that register by their stream.
+//!
+//! Their certificates come from `mesh_ca::authority::server`, which `app` serves on both ports.
 
-pub(crate) mod api;
 pub(crate) mod registry;

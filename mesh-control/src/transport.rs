@@ -1,44 +1,19 @@
 //! How callers arrive: the Unix socket and the mutual-TLS port, each with what is known of the peer.
 //!
-//! Both give tonic a bounded stream of connections. A connection carries a [`Caller`] into every request, so that no
+//! Both give tonic a bounded stream of connections. A connection carries its [`Caller`] into every request, so that no
 //! handler has to find out again who asks.
 
 pub(crate) mod tls;
 pub(crate) mod unix;
 
-use mesh_ca::verify::PeerIdentity;
-use std::net::IpAddr;
+use mesh_ca::authority::attest::Caller;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{io, pin::pin};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::Connected;
-
-/// Who is at the other end of a connection, as far as it is proven.
-#[derive(Clone, Debug)]
-pub(crate) enum Caller {
-    /// A local process, by the kernel's word.
-    Local(LocalUser),
-    /// A peer of the TLS port: with a verified SVID, or (join) with none yet.
-    Remote {
-        /// What its certificate proves.
-        identity: Option<Arc<PeerIdentity>>,
-        /// Where it comes from; for limits and logs, never for access.
-        ip: IpAddr,
-    },
-}
-
-/// The credentials of a local process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LocalUser {
-    /// Effective user.
-    pub(crate) uid: u32,
-    /// Process, where the system tells.
-    pub(crate) pid: Option<i32>,
-}
 
 /// A connection with what is known of its peer; holds its place in the connection limit.
 pub(crate) struct Connection<S> {

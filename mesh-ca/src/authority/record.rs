@@ -76,6 +76,11 @@ impl Records {
         self.by_order.get(self.by_serial.get(serial)?)
     }
 
+    /// The newest record of one holder.
+    pub(super) fn newest_of(&self, id: &SpiffeId, instance: &InstanceName) -> Option<&IssuedRecord> {
+        self.by_order.get(self.newest.get(&(id.clone(), instance.clone()))?)
+    }
+
     /// The newest record of each holder.
     pub(super) fn newest(&self) -> impl Iterator<Item = &IssuedRecord> {
         self.newest.values().filter_map(|order| self.by_order.get(order))

@@ -11,7 +11,7 @@ use crate::output;
 use crate::processes::{self, Signals};
 use crate::session::Session;
 use clap::Args;
-use mesh_control::config::BroughtRoot;
+use mesh_control::BroughtRoot;
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::ops::log::{self, LogConfig, LogFormat};
 use std::io;

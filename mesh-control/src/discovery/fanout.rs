@@ -14,8 +14,9 @@ use crate::index::{Parts, Trust, World};
 use crate::local::registry::{Generation, Registered, Registry, WorkloadKey};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::TrustDomain;
+use mesh_proto::name::ServiceRef;
 use mesh_proto::resource::Catalog;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -175,12 +176,15 @@ impl Mesh {
                 () = shutdown.cancelled() => return,
                 () = self.stale.notified() => {}
             }
-            let mut state = self.state();
-            if state.is_stale && !state.is_frozen {
-                self.publish(&mut state);
-            }
-            drop(state);
+            self.publish_stale();
             tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    fn publish_stale(&self) {
+        let mut state = self.state();
+        if state.is_stale && !state.is_frozen {
+            self.publish(&mut state);
         }
     }
 
@@ -223,8 +227,12 @@ pub(crate) struct ProxyState {
     pub(crate) serial: Option<Vec<u8>>,
     /// When the stream began.
     pub(crate) connected_at: SystemTime,
+    /// The services it asks for.
+    pub(crate) subscriptions: Arc<BTreeSet<ServiceRef>>,
     /// What it enforces.
     pub(crate) confirmed: Confirmed,
+    /// Since when it has enforced that.
+    pub(crate) confirmed_at: Instant,
     /// Since when it has owed an answer.
     pub(crate) waiting_since: Option<Instant>,
     /// The last refusal.

@@ -11,8 +11,8 @@ use crate::index::World;
 use crate::local::registry::{Generation, WorkloadKey};
 use crate::metrics::Metrics;
 use crate::snapshot::{self, Inbound};
-use crate::transport::Caller;
 use futures_util::Stream;
+use mesh_ca::authority::attest::{Caller, TlsCaller};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::v1::discovery_server::Discovery;
@@ -80,7 +80,7 @@ impl Discovery for DiscoveryService {
 /// The caller has no certificate.
 pub(crate) fn proven_peer<T>(request: &Request<T>) -> Result<Arc<PeerIdentity>, Status> {
     match request.extensions().get::<Caller>() {
-        Some(Caller::Remote { identity: Some(peer), .. }) => Ok(peer.clone()),
+        Some(Caller::Tls(TlsCaller { peer: Some(peer), .. })) => Ok(peer.clone()),
         _ => Err(Status::unauthenticated(
             "this call needs a certificate of the mesh; get one from the Identity service first",
         )),
@@ -108,7 +108,7 @@ impl Budget {
 struct Proxy {
     key: WorkloadKey,
     generation: Generation,
-    subscriptions: BTreeSet<ServiceRef>,
+    subscriptions: Arc<BTreeSet<ServiceRef>>,
     inbound: Inbound,
     /// `None` until the world has the workload in it: some milliseconds.
     subscriber: Option<Subscriber>,
@@ -251,7 +251,8 @@ impl Session {
                 Ok(next)
             }
             Kind::Subscribe(subscribe) => {
-                proxy.subscriptions = hello::read_subscriptions(subscribe.services).map_err(End::refused)?;
+                proxy.subscriptions =
+                    Arc::new(hello::read_subscriptions(subscribe.services).map_err(End::refused)?);
                 self.refresh(now)
             }
             Kind::Draining(v1::Draining {}) => {
@@ -277,7 +278,7 @@ impl Session {
         self.proxy = Some(Proxy {
             key,
             generation,
-            subscriptions,
+            subscriptions: Arc::new(subscriptions),
             inbound: Inbound::default(),
             subscriber: None,
             greeting_digest: digest,
@@ -352,7 +353,9 @@ impl Session {
             peer: self.peer.clone(),
             serial: proxy.serial.clone(),
             connected_at: proxy.connected_at,
+            subscriptions: proxy.subscriptions.clone(),
             confirmed: subscriber.confirmed(),
+            confirmed_at: subscriber.confirmed_at(),
             waiting_since: subscriber.waiting_since(),
             refusal: subscriber.refusal().cloned(),
         };

@@ -32,7 +32,7 @@ struct Flight {
 }
 
 /// What is known of one proxy.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Subscriber {
     /// What the proxy confirmed; `None`: not known, the next update is whole.
     held: Option<Items>,
@@ -42,6 +42,7 @@ pub(crate) struct Subscriber {
     /// The newest state, when it could not be sent yet.
     next: Option<Wanted>,
     confirmed: Confirmed,
+    confirmed_at: Instant,
     /// The last refusal and the digest of what was refused, until a later update is accepted.
     refusal: Option<(Refused, [u8; 32])>,
 }
@@ -68,10 +69,18 @@ impl Subscriber {
     /// A proxy that says what it holds from before a reconnect (empty: nothing). If that is what it should have, nothing
     /// is sent.
     pub(crate) fn greet(digest: &[u8], wanted: Wanted, now: Instant) -> (Self, Option<v1::Update>) {
-        let mut subscriber = Self::default();
+        let mut subscriber = Self {
+            held: None,
+            held_digest: [0; 32],
+            flight: None,
+            next: None,
+            confirmed: Confirmed::default(),
+            confirmed_at: now,
+            refusal: None,
+        };
         let wanted_digest = wanted.items.digest();
         if digest == wanted_digest {
-            subscriber.confirm(wanted, wanted_digest);
+            subscriber.confirm(wanted, wanted_digest, now);
             return (subscriber, None);
         }
         let update = subscriber.offer(wanted, now);
@@ -91,7 +100,7 @@ impl Subscriber {
         let update = match &self.held {
             Some(_) if self.held_digest == digest => {
                 self.refusal = None;
-                self.confirm(wanted, digest);
+                self.confirm(wanted, digest, now);
                 return None;
             }
             Some(held) => Items::diff(held, &wanted.items, Revision(wanted.revision)),
@@ -106,7 +115,7 @@ impl Subscriber {
         match self.flight.take_if(|flight| flight.digest == *ack.digest) {
             Some(flight) => {
                 self.refusal = None;
-                self.confirm(flight.wanted, flight.digest);
+                self.confirm(flight.wanted, flight.digest, now);
                 self.send_next(now)
             }
             None => None,
@@ -157,13 +166,22 @@ impl Subscriber {
         self.confirmed
     }
 
+    /// Since when it has enforced that.
+    pub(crate) fn confirmed_at(&self) -> Instant {
+        self.confirmed_at
+    }
+
     /// The last refusal, until a later update is accepted.
     pub(crate) fn refusal(&self) -> Option<&Refused> {
         self.refusal.as_ref().map(|(refused, _)| refused)
     }
 
-    fn confirm(&mut self, wanted: Wanted, digest: [u8; 32]) {
-        self.confirmed = Confirmed { revision: wanted.revision, bundle_sequence: wanted.bundle_sequence };
+    fn confirm(&mut self, wanted: Wanted, digest: [u8; 32], now: Instant) {
+        let confirmed = Confirmed { revision: wanted.revision, bundle_sequence: wanted.bundle_sequence };
+        if self.confirmed != confirmed {
+            self.confirmed = confirmed;
+            self.confirmed_at = now;
+        }
         self.held_digest = digest;
         self.held = Some(wanted.items);
     }

@@ -3,12 +3,13 @@
 //! A peer without a certificate is let in, because a joining machine has none yet; handlers that need an identity refuse
 //! it. A peer with a bad certificate is refused here, with its own reason in the log and in the metrics.
 
-use super::{ACCEPT_PAUSE, Caller, Connection};
+use super::{ACCEPT_PAUSE, Connection};
 use crate::metrics::Metrics;
+use mesh_ca::authority::attest::{Caller, TlsCaller};
 use mesh_ca::verify;
 use rustls::ServerConfig;
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -25,6 +26,9 @@ const HANDSHAKES_MAX: usize = 256;
 /// A handshake takes two round trips; who needs longer is not there.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What a finished handshake leaves.
+pub(crate) type Stream = TlsStream<TcpStream>;
+
 /// What the acceptor works with.
 pub(crate) struct Acceptor {
     /// Where connections arrive.
@@ -32,7 +36,7 @@ pub(crate) struct Acceptor {
     /// The present configuration; replaced when the certificate, a bundle or a revocation changes.
     pub(crate) config: watch::Receiver<Arc<ServerConfig>>,
     /// Who takes finished connections.
-    pub(crate) accepted: mpsc::Sender<io::Result<Connection<TlsStream<TcpStream>>>>,
+    pub(crate) accepted: mpsc::Sender<io::Result<Connection<Stream>>>,
     /// Where refused handshakes are counted.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -63,8 +67,7 @@ impl Acceptor {
                     let acceptor = TlsAcceptor::from(self.config.borrow().clone());
                     let (accepted, metrics) = (self.accepted.clone(), self.metrics.clone());
                     handshakes.spawn(async move {
-                        let ip = peer.ip().to_canonical();
-                        match handshake(acceptor, stream, ip, place).await {
+                        match handshake(acceptor, stream, peer, place).await {
                             // Nobody takes connections any more only during shutdown.
                             Ok(connection) => drop(accepted.send(Ok(connection)).await),
                             Err(reason) => {
@@ -87,9 +90,9 @@ impl Acceptor {
 async fn handshake(
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    ip: IpAddr,
+    address: SocketAddr,
     place: OwnedSemaphorePermit,
-) -> Result<Connection<TlsStream<TcpStream>>, &'static str> {
+) -> Result<Connection<Stream>, &'static str> {
     // Acks and updates are small and wanted at once. The connection works without it, too.
     let _ = stream.set_nodelay(true);
     let done = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
@@ -97,9 +100,9 @@ async fn handshake(
         .map_err(|_| "timeout")?
         .map_err(|error| verify::handshake_error(&error).map_or("tls", |reason| reason.code()))?;
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let identity = match chain {
+    let peer = match chain {
         [] => None,
         chain => Some(Arc::new(verify::peer_identity(chain).map_err(|reason| reason.code())?)),
     };
-    Ok(Connection::new(stream, Caller::Remote { identity, ip }, place))
+    Ok(Connection::new(stream, Caller::Tls(TlsCaller { address, peer }), place))
 }

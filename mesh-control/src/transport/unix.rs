@@ -1,6 +1,7 @@
 //! The Unix socket: each connection is known by the kernel's word on its peer.
 
-use super::{ACCEPT_PAUSE, Caller, Connection, LocalUser};
+use super::{ACCEPT_PAUSE, Connection};
+use mesh_ca::authority::attest::{Caller, UnixCaller};
 use std::io;
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
@@ -32,7 +33,7 @@ pub(crate) async fn accept(
         let Ok(place) = place else { return };
         match connection.and_then(|(stream, _)| Ok((stream.peer_cred()?, stream))) {
             Ok((peer, stream)) => {
-                let caller = Caller::Local(LocalUser { uid: peer.uid(), pid: peer.pid() });
+                let caller = Caller::Unix(UnixCaller { uid: peer.uid(), pid: peer.pid() });
                 if accepted.send(Ok(Connection::new(stream, caller, place))).await.is_err() {
                     return;
                 }

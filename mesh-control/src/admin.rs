@@ -1,0 +1,90 @@
+//! The admin API for `meshctl`: one gRPC service on the Unix socket.
+//!
+//! [`server`] is the table of calls: who may make each, and which function answers. `access` judges callers; `change`
+//! applies, deletes and rolls back; `receipts` says how far a revision is; `query` shows what is and was; `report` sums up;
+//! `certify` speaks to the authority. Explanations come from `advise`.
+//!
+//! Every call that changes anything leaves an audit record with the caller's uid, in the same write as the change.
+
+pub(crate) mod access;
+mod certify;
+mod change;
+mod documents;
+mod query;
+pub(crate) mod receipts;
+mod report;
+pub(crate) mod server;
+pub(crate) mod users;
+
+use crate::authority::CertificateAuthority;
+use crate::clock;
+use crate::discovery::fanout::Mesh;
+use crate::metrics::Metrics;
+use crate::store::write::{Committed, Write};
+use crate::store::{Store, StoreError};
+use crate::traffic::Traffic;
+use mesh_proto::ops::metrics::OpResult;
+use receipts::Receipts;
+pub(crate) use report::listed;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+/// Everything the admin API works with.
+pub(crate) struct Control {
+    /// The mesh as it is.
+    pub(crate) mesh: Arc<Mesh>,
+    /// What it was told.
+    pub(crate) store: Arc<dyn Store>,
+    /// Who signs.
+    pub(crate) authority: Arc<CertificateAuthority>,
+    /// Who called whom.
+    pub(crate) traffic: Arc<Traffic>,
+    /// How far revisions are.
+    pub(crate) receipts: Receipts,
+    /// Counters.
+    pub(crate) metrics: Arc<Metrics>,
+    /// One change at a time: each is checked against the catalog that the one before has made.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// The control plane's own uid.
+    pub(crate) owner: u32,
+    /// The mutual-TLS port, as other machines reach it.
+    pub(crate) advertised: String,
+    /// When the process began.
+    pub(crate) started: Instant,
+    /// Documents in the store that this version cannot read, as sentences.
+    pub(crate) unreadable: Vec<String>,
+    /// Ends what waits.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl Control {
+    /// Writes to the store and counts it.
+    ///
+    /// # Errors
+    /// In the store's words; nothing is in force then.
+    pub(crate) async fn commit(&self, write: Write) -> Result<Committed, Status> {
+        let begun = clock::monotonic();
+        let done = self.store.commit(write).await;
+        let result = if done.is_ok() { OpResult::Ok } else { OpResult::Error };
+        self.metrics.committed(result, clock::monotonic().saturating_duration_since(begun));
+        done.map_err(|error| store_status(&error))
+    }
+}
+
+/// A store's error as a gRPC status; the words are the store's.
+pub(crate) fn store_status(error: &StoreError) -> Status {
+    let text = error.to_string();
+    match error {
+        StoreError::Invalid(_) => Status::invalid_argument(text),
+        StoreError::NoSuchRevision { .. } => Status::not_found(text),
+        StoreError::WritesRefused { .. } | StoreError::Closed => Status::unavailable(text),
+        StoreError::Backup { .. } | StoreError::Unreadable { .. } => Status::internal(text),
+    }
+}
+
+/// A time for the wire.
+pub(crate) fn ms(time: SystemTime) -> u64 {
+    clock::unix_ms(time)
+}

@@ -1,0 +1,145 @@
+//! Who may do what through the socket: the kernel says who calls, bindings of admin roles say what that user may do.
+//!
+//! | caller | may |
+//! |---|---|
+//! | the control plane's own user (the owner) and root | everything |
+//! | a uid bound to `viewer` | look: get, status, history, diff, explain, edges, identities, audit, dry runs |
+//! | `operator` | look; create join tokens, take backups |
+//! | `policy-author` | look; apply, delete, roll back |
+//! | `ca-admin` | look; rotate and revoke |
+//! | any other uid | nothing (it can still get the certificate of a `Workload` that names it) |
+//!
+//! What decides over the mesh itself stays with the owner and root, whoever holds a role: otherwise a policy author could
+//! bind himself to every other role, or a workload's identity to his own uid. See [`is_owners_alone`].
+
+use crate::admin::users;
+use mesh_ca::authority::attest::{Caller, UnixCaller};
+use mesh_proto::resource::role::{AdminAction, Grants, Holder};
+use mesh_proto::resource::{Catalog, Resource};
+use std::fmt;
+use tonic::{Request, Status};
+
+/// A local user who asks for something.
+#[derive(Clone, Debug)]
+pub(crate) struct Actor {
+    user: UnixCaller,
+    name: Option<String>,
+    owner: u32,
+}
+
+impl fmt::Display for Actor {
+    /// `uid 1000 (alice)`, as the audit log has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "uid {} ({name})", self.user.uid),
+            None => write!(f, "uid {}", self.user.uid),
+        }
+    }
+}
+
+impl Actor {
+    /// Who makes a call; `owner` is the control plane's own uid.
+    ///
+    /// # Errors
+    /// The call did not come through the socket.
+    pub(crate) fn of<T>(request: &Request<T>, owner: u32) -> Result<Self, Status> {
+        match request.extensions().get::<Caller>() {
+            Some(Caller::Unix(user)) => Ok(Self { user: *user, name: users::name(user.uid), owner }),
+            _ => Err(Status::permission_denied(
+                "administration goes through the control plane's Unix socket only",
+            )),
+        }
+    }
+
+    /// Whether it is the mesh's owner, or root.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.user.uid == self.owner || self.user.uid == 0
+    }
+
+    /// Lets pass who may do it.
+    ///
+    /// # Errors
+    /// Says which role is missing and how the owner grants it.
+    pub(crate) fn require(&self, catalog: &Catalog, action: AdminAction) -> Result<(), Status> {
+        if self.is_owner() || catalog.uid_may(self.user.uid, action) {
+            return Ok(());
+        }
+        let roles: Vec<&str> = action.roles().map(|role| role.as_str()).collect();
+        let role = roles.first().copied().unwrap_or("viewer");
+        let verb = match action {
+            AdminAction::View => "look at this mesh",
+            AdminAction::Operate => "create join tokens or take backups",
+            AdminAction::Author => "change resources",
+            AdminAction::Certify => "rotate or revoke certificates",
+        };
+        let held: Vec<&str> =
+            catalog.admin_roles(self.user.uid).into_iter().map(|role| role.as_str()).collect();
+        let held = if held.is_empty() {
+            "it holds no role".to_owned()
+        } else {
+            format!("it holds {}", held.join(", "))
+        };
+        Err(Status::permission_denied(format!(
+            "{self} may not {verb}: that needs the role {}, and {held}. {} can grant it:\n{}",
+            roles.join(" or "),
+            self.owner_text(),
+            binding(role, self.user.uid),
+        )))
+    }
+
+    /// Lets only the owner and root pass.
+    ///
+    /// # Errors
+    /// Says why no role is enough.
+    pub(crate) fn require_owner(&self, what: &str) -> Result<(), Status> {
+        if self.is_owner() {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!(
+            "{self} may not {what}: whoever can do that can become everybody else, so it is not for roles; ask {}",
+            self.owner_text()
+        )))
+    }
+
+    fn owner_text(&self) -> String {
+        match users::name(self.owner) {
+            Some(name) => format!("uid {} ({name}) or root", self.owner),
+            None => format!("uid {} or root", self.owner),
+        }
+    }
+}
+
+/// What the owner types to grant a role.
+fn binding(role: &str, uid: u32) -> String {
+    format!(
+        "  meshctl apply -f - <<'END'\n\
+         apiVersion: meshctl.io/v1alpha1\n\
+         kind: Role\n\
+         metadata: {{name: {role}}}\n\
+         spec: {{admin: {role}}}\n\
+         ---\n\
+         apiVersion: meshctl.io/v1alpha1\n\
+         kind: RoleBinding\n\
+         metadata: {{name: {role}-uid-{uid}}}\n\
+         spec: {{role: {role}, subjects: [{{uid: {uid}}}]}}\n\
+         END"
+    )
+}
+
+/// Why only the owner may create, change or delete an object; `None` when a policy author may.
+pub(crate) fn is_owners_alone(resource: &Resource) -> Option<&'static str> {
+    match resource {
+        Resource::MeshConfig(_) => Some("change the settings of the whole mesh"),
+        Resource::Role(role) if matches!(role.grants, Grants::Admin(_)) => Some("change an admin role"),
+        Resource::RoleBinding(binding) => {
+            let binds_users = binding.subjects.iter().any(|holder| matches!(holder, Holder::Uid(_)));
+            binds_users.then_some("bind users to admin roles")
+        }
+        Resource::Workload(_) => Some("say which user may have a workload's identity"),
+        Resource::Role(_)
+        | Resource::AccessPolicy(_)
+        | Resource::Segment(_)
+        | Resource::RateLimit(_)
+        | Resource::Service(_) => None,
+    }
+}

@@ -1,0 +1,263 @@
+//! What people ask of the authority: status, rotation, revocation, join tokens.
+//!
+//! The authority acts first and its state is durable; then the audit record is written with the caller's name. While the
+//! store refuses writes neither happens, and the caller is told why.
+
+use super::access::Actor;
+use super::query::hex;
+use super::{Control, ms};
+use crate::clock;
+use crate::store::Health;
+use crate::store::write::{Verb, Write};
+use mesh_ca::authority::{AuthorityError, CaCertificate, Revocable, RotateRoot};
+use mesh_proto::identity::SpiffeId;
+use mesh_proto::name::{Namespace, ServiceAccount};
+use mesh_proto::wire::v1;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::Status;
+
+/// How long a join token is good for unless its maker says.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(600);
+/// Bytes of a revocation's reason.
+const REASON_BYTES_MAX: usize = 500;
+
+impl Control {
+    /// The authority at this moment.
+    pub(super) fn authority_status(&self) -> v1::CaStatusResponse {
+        let fleet = self.fleet_trust();
+        let status = self.authority.inner().status(&fleet, clock::wall());
+        let rotation = match (status.phase, status.is_paused) {
+            (None, _) => "idle".to_owned(),
+            (Some(phase), false) => phase.to_string(),
+            (Some(phase), true) => format!("{phase} (paused)"),
+        };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        v1::CaStatusResponse {
+            roots: status.roots.iter().map(certificate).collect(),
+            issuing: Some(certificate(&status.issuing)),
+            rotation,
+            waiting_for: status.waiting_for,
+            proxies_total: count(status.proxies_total),
+            proxies_trusting: count(status.proxies_trusting),
+            svids_total: count(status.svids_total),
+            svids_on_new: count(status.svids_on_active),
+            issued_total: status.issued_total,
+            revoked: count(status.revoked),
+        }
+    }
+
+    /// Rotates the root or the intermediate.
+    pub(super) async fn rotate(
+        self: &Arc<Self>,
+        actor: &Actor,
+        request: v1::CaRotateRequest,
+    ) -> Result<v1::CaStatusResponse, Status> {
+        let v1::CaRotateRequest { action, intermediate_only } = request;
+        let action = match action.as_str() {
+            "" | "start" => RotateRoot::Start,
+            "pause" => RotateRoot::Pause,
+            "resume" => RotateRoot::Resume,
+            "abort" => RotateRoot::Abort,
+            other => {
+                let other: String = other.chars().take(40).collect();
+                return Err(Status::invalid_argument(format!(
+                    "unknown action {other:?}; write start, pause, resume or abort"
+                )));
+            }
+        };
+        let word = match (intermediate_only, action) {
+            (true, _) => "rotate the intermediate",
+            (false, RotateRoot::Start) => "rotate the root",
+            (false, RotateRoot::Pause) => "pause the rotation of the root",
+            (false, RotateRoot::Resume) => "resume the rotation of the root",
+            (false, RotateRoot::Abort) => "abort the rotation of the root",
+        };
+        self.with_authority(move |control| {
+            let (authority, now) = (control.authority.inner(), clock::wall());
+            if intermediate_only {
+                authority.rotate_intermediate(now)
+            } else {
+                authority.rotate_root(action, now)
+            }
+        })
+        .await?;
+        self.note(actor, Verb::Ca, word.to_owned()).await?;
+        Ok(self.authority_status())
+    }
+
+    /// Revokes a certificate, an identity or the intermediate, or takes a revocation back.
+    pub(super) async fn revoke(
+        self: &Arc<Self>,
+        actor: &Actor,
+        request: v1::CaRevokeRequest,
+    ) -> Result<v1::CaRevokeResponse, Status> {
+        let v1::CaRevokeRequest { serial, identity, intermediate, reason, undo } = request;
+        let (what, shown) = match (serial.as_str(), identity.as_str(), intermediate) {
+            (serial, "", false) if !serial.is_empty() => {
+                (Revocable::Serial(unhex(serial)?), format!("serial {serial}"))
+            }
+            ("", identity, false) if !identity.is_empty() => {
+                let id: SpiffeId = identity
+                    .parse()
+                    .map_err(|error| Status::invalid_argument(format!("identity: {error}")))?;
+                let shown = format!("identity {id}");
+                (Revocable::Identity(id), shown)
+            }
+            ("", "", true) => (Revocable::Intermediate, "the issuing intermediate".to_owned()),
+            _ => {
+                return Err(Status::invalid_argument(
+                    "say exactly one of a serial, an identity or the intermediate; `meshctl identity` lists serials",
+                ));
+            }
+        };
+        let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX).collect();
+        let detail = if undo {
+            format!("take back the revocation of {shown}")
+        } else {
+            format!("revoke {shown}: {reason}")
+        };
+        let done = self.with_authority(move |control| {
+            let (authority, now) = (control.authority.inner(), clock::wall());
+            if undo {
+                authority.undo_revocation(&what, now)
+            } else {
+                authority.revoke(&what, &reason, now).map(|()| true)
+            }
+        });
+        if !done.await? {
+            return Err(Status::not_found(format!(
+                "{shown} is not revoked; `meshctl ca status` shows what is"
+            )));
+        }
+        self.note(actor, Verb::Ca, detail).await?;
+        let affected = u32::try_from(self.mesh.fleet.all().len()).unwrap_or(u32::MAX);
+        Ok(v1::CaRevokeResponse { revision: self.mesh.world().revision, affected_proxies: affected })
+    }
+
+    /// Makes a one-time token for a machine that joins.
+    pub(super) async fn create_join_token(
+        self: &Arc<Self>,
+        actor: &Actor,
+        request: v1::CreateJoinTokenRequest,
+    ) -> Result<v1::CreateJoinTokenResponse, Status> {
+        let v1::CreateJoinTokenRequest { namespace, service_account, lifetime_seconds } = request;
+        let invalid = |error: mesh_proto::name::NameError| Status::invalid_argument(error.to_string());
+        let namespace: Namespace = match namespace.as_str() {
+            "" => Namespace::default_local(),
+            namespace => namespace.parse().map_err(invalid)?,
+        };
+        let account: ServiceAccount = service_account.parse().map_err(invalid)?;
+        let id = SpiffeId::for_workload(self.authority.trust_domain(), &namespace, &account);
+        let lifetime = match lifetime_seconds {
+            0 => TOKEN_LIFETIME,
+            seconds => {
+                Duration::from_secs(seconds).min(mesh_ca::authority::attest::join_token::TOKEN_LIFETIME_MAX)
+            }
+        };
+        let now = clock::wall();
+        let for_whom = id.clone();
+        let token = self
+            .with_authority(move |control| {
+                control.authority.inner().create_join_token(&for_whom, lifetime, now)
+            })
+            .await?;
+        self.note(
+            actor,
+            Verb::Token,
+            format!("create a join token for {id}, good for {} s", lifetime.as_secs()),
+        )
+        .await?;
+        Ok(v1::CreateJoinTokenResponse {
+            token,
+            expires_ms: now.checked_add(lifetime).map_or(u64::MAX, ms),
+            root_sha256: hex(&self.authority.inner().root_sha256()),
+            address: self.advertised.clone(),
+        })
+    }
+
+    /// Lets the authority act, off the threads that others wait for, and publishes what follows from it.
+    async fn with_authority<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self) -> Result<T, AuthorityError> + Send + 'static,
+    ) -> Result<T, Status> {
+        if let Health::WritesRefused { reason } = self.store.health() {
+            return Err(Status::unavailable(format!(
+                "the store takes no writes: {reason}; nothing was changed. Free space or mend the disk, then repeat the command"
+            )));
+        }
+        let control = self.clone();
+        let acted = tokio::task::spawn_blocking(move || act(&control)).await;
+        let done = acted
+            .map_err(|_| Status::internal("the authority broke off"))?
+            .map_err(|error| status(&error))?;
+        self.mesh.set_trust(self.authority.trust());
+        self.authority.nudge();
+        Ok(done)
+    }
+
+    /// Writes an audit record that changes no resource.
+    async fn note(&self, actor: &Actor, verb: Verb, detail: String) -> Result<(), Status> {
+        let time_ms = ms(clock::wall());
+        tracing::info!(%actor, %verb, detail, "authority");
+        let write = Write { actor: actor.to_string(), verb, time_ms, changes: Vec::new(), detail };
+        self.commit(write).await.map(|_| ())
+    }
+}
+
+fn status(error: &AuthorityError) -> Status {
+    let text = error.to_string();
+    match error {
+        AuthorityError::Store { .. } => Status::unavailable(text),
+        AuthorityError::Rotation(_) | AuthorityError::RootExpired => Status::failed_precondition(text),
+        AuthorityError::Unacceptable(_) | AuthorityError::BroughtRoot(_) => Status::invalid_argument(text),
+        AuthorityError::Seal(_)
+        | AuthorityError::Damaged(_)
+        | AuthorityError::OtherTrustDomain { .. }
+        | AuthorityError::Make { .. } => Status::internal(text),
+    }
+}
+
+fn certificate(certificate: &CaCertificate) -> v1::CaCertificate {
+    let CaCertificate { subject, serial, not_before, not_after, state, sha256 } = certificate;
+    v1::CaCertificate {
+        subject: subject.clone(),
+        serial: hex(serial),
+        not_before_ms: ms(*not_before),
+        not_after_ms: ms(*not_after),
+        state: state.as_str().to_owned(),
+        sha256: hex(sha256),
+    }
+}
+
+/// A serial as people copy it: hexadecimal, with or without colons.
+fn unhex(text: &str) -> Result<Vec<u8>, Status> {
+    let digits: Vec<u32> = text.chars().filter(|c| *c != ':').filter_map(|c| c.to_digit(16)).collect();
+    let is_all = digits.len() == text.chars().filter(|c| *c != ':').count();
+    if !is_all || digits.is_empty() || digits.len() > 40 {
+        return Err(Status::invalid_argument(format!(
+            "{:?} is not a serial: 1 to 40 hexadecimal digits; `meshctl identity` lists them",
+            text.chars().take(80).collect::<String>()
+        )));
+    }
+    let mut digits = digits;
+    if digits.len() % 2 == 1 {
+        digits.insert(0, 0);
+    }
+    let byte = |pair: &[u32]| pair.iter().fold(0_u32, |byte, digit| byte * 16 + digit);
+    Ok(digits.chunks(2).filter_map(|pair| u8::try_from(byte(pair)).ok()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_are_read_as_people_copy_them() {
+        assert_eq!(unhex("0a:FF").unwrap(), [10, 255]);
+        assert_eq!(unhex("aff").unwrap(), [10, 255]);
+        for bad in ["", "xyz", "0x12", &"1".repeat(41)] {
+            assert!(unhex(bad).is_err(), "{bad}");
+        }
+    }
+}

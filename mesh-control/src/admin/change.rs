@@ -1,0 +1,314 @@
+//! Changing resources: apply, delete, roll back. All of a call or nothing of it.
+//!
+//! The way is the same for all three: read, compare with what is there, check the whole, and only then write and publish.
+//! A dry run goes the same way up to the writing.
+
+use super::access::{Actor, is_owners_alone};
+use super::documents::{self, Read};
+use super::receipts::{Issued, affected};
+use super::{Control, ms, store_status};
+use crate::clock;
+use crate::index::{Parts, World};
+use crate::store::write::{ResourceChange, Verb, Write};
+use mesh_proto::name::{Namespace, ObjectName};
+use mesh_proto::resource::problem::Code;
+use mesh_proto::resource::role::AdminAction;
+use mesh_proto::resource::{Catalog, Kind, Problem, Resource, ResourceKey, Severity, SourceDocument};
+use mesh_proto::wire::v1;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tonic::Status;
+
+/// Whether a change takes effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Run {
+    /// It does.
+    Real,
+    /// Everything is checked and shown, nothing written.
+    Dry,
+}
+
+impl Run {
+    /// As the wire says it.
+    pub(super) fn of(dry_run: bool) -> Self {
+        if dry_run { Self::Dry } else { Self::Real }
+    }
+
+    /// What the caller must be allowed to do.
+    pub(super) fn action(self) -> AdminAction {
+        match self {
+            Self::Real => AdminAction::Author,
+            Self::Dry => AdminAction::View,
+        }
+    }
+}
+
+/// What shall become of one object.
+struct Intent {
+    document: SourceDocument,
+    /// `None` deletes it.
+    resource: Option<Resource>,
+}
+
+/// A change as a whole.
+struct Plan {
+    verb: Verb,
+    intents: BTreeMap<ResourceKey, Intent>,
+    detail: String,
+}
+
+impl Control {
+    /// Applies documents.
+    pub(super) async fn apply(
+        &self,
+        actor: &Actor,
+        request: v1::ApplyRequest,
+    ) -> Result<v1::ApplyResponse, Status> {
+        let v1::ApplyRequest { documents, dry_run } = request;
+        if documents.is_empty() {
+            return Err(Status::invalid_argument("there is no document in what was applied; check the file"));
+        }
+        let count = documents.len();
+        let file = documents.first().map(|document| document.file.clone()).unwrap_or_default();
+        let read = documents::read(documents)?;
+        let intent = |Read { document, resource }| Intent { document, resource: Some(resource) };
+        let plan = Plan {
+            verb: Verb::Apply,
+            intents: read.into_iter().map(|(key, read)| (key, intent(read))).collect(),
+            detail: format!("{count} documents from {}", shown_file(&file)),
+        };
+        self.carry_out(actor, plan, Run::of(dry_run)).await
+    }
+
+    /// Deletes objects; each must exist.
+    pub(super) async fn delete(
+        &self,
+        actor: &Actor,
+        request: v1::DeleteRequest,
+    ) -> Result<v1::ApplyResponse, Status> {
+        let v1::DeleteRequest { objects, dry_run } = request;
+        if objects.is_empty() {
+            return Err(Status::invalid_argument(
+                "nothing to delete was named; write for instance accesspolicy/shop/web",
+            ));
+        }
+        if objects.len() > documents::DOCUMENTS_MAX {
+            return Err(Status::invalid_argument("too many objects at once; delete them in several parts"));
+        }
+        let catalog = self.mesh.world().catalog.clone();
+        let mut intents = BTreeMap::new();
+        for object in objects {
+            let key = key(&object)?;
+            if catalog.get(&key).is_none() && self.store.read().resource(&key).is_none() {
+                return Err(Status::not_found(format!(
+                    "there is no {key}; see what there is with `meshctl get {}`",
+                    key.kind.as_str().to_ascii_lowercase()
+                )));
+            }
+            let document = SourceDocument { file: String::new(), line: 0, yaml: String::new() };
+            intents.insert(key, Intent { document, resource: None });
+        }
+        let plan = Plan { verb: Verb::Delete, detail: format!("{} objects", intents.len()), intents };
+        self.carry_out(actor, plan, Run::of(dry_run)).await
+    }
+
+    /// Brings the resources of a past revision back, as a new revision.
+    pub(super) async fn rollback(
+        &self,
+        actor: &Actor,
+        request: v1::RollbackRequest,
+    ) -> Result<v1::ApplyResponse, Status> {
+        let v1::RollbackRequest { revision, dry_run } = request;
+        let changes = self.store.read().changes_back_to(revision).map_err(|error| store_status(&error))?;
+        let mut intents = BTreeMap::new();
+        let mut problems = Vec::new();
+        let mut sources = Vec::new();
+        for ResourceChange { key, file, line, yaml } in changes {
+            let document = SourceDocument { file, line, yaml: yaml.clone().unwrap_or_default() };
+            let resource = match yaml {
+                None => None,
+                Some(_) => match mesh_proto::resource::parse(&document) {
+                    Ok(resource) => Some(resource),
+                    Err(found) => {
+                        problems.extend(found);
+                        sources.push(document);
+                        continue;
+                    }
+                },
+            };
+            intents.insert(key, Intent { document, resource });
+        }
+        if !problems.is_empty() {
+            return Err(documents::refusal(&problems, &sources));
+        }
+        let plan = Plan { verb: Verb::Rollback, intents, detail: format!("to revision {revision}") };
+        self.carry_out(actor, plan, Run::of(dry_run)).await
+    }
+
+    async fn carry_out(&self, actor: &Actor, plan: Plan, run: Run) -> Result<v1::ApplyResponse, Status> {
+        actor.require(&self.mesh.world().catalog, run.action())?;
+        let _turn = self.changing.lock().await;
+        let world = self.mesh.world();
+        let Plan { verb, intents, detail } = plan;
+        let mut changes = Vec::new();
+        let mut writes = Vec::new();
+        for (key, intent) in &intents {
+            let (change, is_needed) = self.compare(&world.catalog, key, intent);
+            changes.push(change);
+            if is_needed {
+                check_owner(actor, &world.catalog, key, intent, run)?;
+                writes.push(ResourceChange {
+                    key: key.clone(),
+                    file: intent.document.file.clone(),
+                    line: intent.document.line,
+                    yaml: intent.resource.as_ref().map(|_| intent.document.yaml.clone()),
+                });
+            }
+        }
+        let changed: Vec<ResourceKey> = writes.iter().map(|write| write.key.clone()).collect();
+        let sources: Vec<SourceDocument> = intents.values().map(|intent| intent.document.clone()).collect();
+        let keys: Vec<ResourceKey> = intents.keys().cloned().collect();
+        let catalog =
+            world.catalog.with_changes(intents.into_iter().map(|(key, intent)| (key, intent.resource)));
+        let now = clock::wall();
+        let mut problems = catalog.check(&keys, &world.targets(), clock::unix_s(now));
+        problems.extend(self.check_domain(&catalog));
+        if problems.iter().any(Problem::is_error) {
+            problems.retain(Problem::is_error);
+            return Err(documents::refusal(&problems, &sources));
+        }
+        let findings = documents::findings(&problems);
+        let mut response = v1::ApplyResponse { revision: 0, changes, findings, affected_proxies: 0 };
+        if changed.is_empty() {
+            return Ok(response);
+        }
+        let catalog = Arc::new(catalog);
+        let next = self.hypothetical(&world, catalog.clone());
+        let affected = affected(&world, &next, &self.mesh.fleet);
+        response.affected_proxies = u32::try_from(affected.len()).unwrap_or(u32::MAX);
+        if run == Run::Dry {
+            return Ok(response);
+        }
+        let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
+        let committed = self.commit(write).await?;
+        let affected = Some(Arc::new(affected));
+        self.receipts.add(Issued { revision: committed.revision, affected, at: clock::monotonic() });
+        self.mesh.set_catalog(committed.revision, catalog);
+        tracing::info!(%actor, %verb, revision = committed.revision, objects = changed.len(), "resources changed");
+        response.revision = committed.revision;
+        Ok(response)
+    }
+
+    /// The world as it would be with other resources.
+    pub(crate) fn hypothetical(&self, world: &World, catalog: Arc<Catalog>) -> World {
+        let workloads = world.members.iter().map(|(key, member)| (key.clone(), member.registered.clone()));
+        let parts = Parts {
+            trust_domain: world.trust_domain.clone(),
+            revision: world.revision,
+            catalog,
+            workloads: workloads.collect(),
+            trust: world.trust.clone(),
+        };
+        World::build(parts, Some(world))
+    }
+
+    /// What an intent changes for people, and whether it must be written. A document whose comments or lines alone differ is
+    /// written, so that explanations name the right line, although the object stays the same.
+    fn compare(&self, catalog: &Catalog, key: &ResourceKey, intent: &Intent) -> (v1::Change, bool) {
+        let old = catalog.get(key).map(|resource| resource.to_yaml());
+        let new = intent.resource.as_ref().map(Resource::to_yaml);
+        let stored = self.store.read().resource(key).cloned();
+        let is_same_text = stored.as_ref().is_some_and(|stored| {
+            let SourceDocument { file, line, yaml } = &intent.document;
+            (&stored.file, stored.line, &stored.yaml) == (file, *line, yaml)
+        });
+        let (verb, is_needed) = match (&old, &new) {
+            (_, None) => ("deleted", stored.is_some()),
+            (None, Some(_)) => ("created", true),
+            (Some(old), Some(new)) if old != new => ("configured", true),
+            (Some(_), Some(_)) => ("unchanged", !is_same_text),
+        };
+        let diff = unified(old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
+        (change(key, verb, diff), is_needed)
+    }
+
+    /// A mesh's trust domain is in every certificate; it cannot be changed by applying a document.
+    fn check_domain(&self, catalog: &Catalog) -> Option<Problem> {
+        let config = catalog.mesh_config();
+        let own = self.authority.trust_domain();
+        let asked = config.trust_domain.filter(|asked| asked != own)?;
+        Some(Problem {
+            severity: Severity::Error,
+            code: Code::Conflict,
+            file: config.meta.origin.file.clone(),
+            line: config.meta.origin.line,
+            field: "spec.trustDomain".to_owned(),
+            value: Some(asked.to_string()),
+            message: format!(
+                "the trust domain is {own} and cannot be changed while the mesh exists; leave the field out, or start a new \
+                 mesh with `meshctl up --trust-domain {asked}` in another --state-dir"
+            ),
+        })
+    }
+}
+
+fn check_owner(
+    actor: &Actor,
+    catalog: &Catalog,
+    key: &ResourceKey,
+    intent: &Intent,
+    run: Run,
+) -> Result<(), Status> {
+    if run == Run::Dry {
+        return Ok(());
+    }
+    let old = catalog.get(key).and_then(|resource| is_owners_alone(resource));
+    let new = intent.resource.as_ref().and_then(is_owners_alone);
+    match old.or(new) {
+        Some(what) => actor.require_owner(&format!("{what} ({key})")),
+        None => Ok(()),
+    }
+}
+
+/// One line of a list of changes.
+pub(super) fn change(key: &ResourceKey, verb: &str, diff: String) -> v1::Change {
+    v1::Change {
+        kind: key.kind.as_str().to_owned(),
+        namespace: key.namespace.as_ref().map(ToString::to_string).unwrap_or_default(),
+        name: key.name.to_string(),
+        verb: verb.to_owned(),
+        diff,
+    }
+}
+
+/// The difference of two texts, as `diff -u` shows it, without the file names.
+pub(super) fn unified(old: &str, new: &str) -> String {
+    if old == new {
+        return String::new();
+    }
+    similar::TextDiff::from_lines(old, new).unified_diff().context_radius(3).to_string()
+}
+
+/// The key of an object as the wire names it.
+pub(super) fn key(object: &v1::ObjectRef) -> Result<ResourceKey, Status> {
+    let v1::ObjectRef { kind, namespace, name } = object;
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
+    let shown: String = kind.chars().take(80).collect();
+    let known = || Kind::ALL.map(Kind::as_str).join(", ");
+    let kind = Kind::from_word(kind)
+        .ok_or_else(|| invalid(&format_args!("unknown kind {shown:?}; there are {}", known())))?;
+    let namespace: Option<Namespace> = match namespace.as_str() {
+        "" => None,
+        namespace => Some(namespace.parse().map_err(|error| invalid(&error))?),
+    };
+    let name: ObjectName = name.parse().map_err(|error| invalid(&error))?;
+    Ok(ResourceKey { kind, namespace, name })
+}
+
+fn shown_file(file: &str) -> String {
+    if file.is_empty() {
+        "standard input".to_owned()
+    } else {
+        file.chars().filter(|c| !c.is_control()).take(300).collect()
+    }
+}
