@@ -119,7 +119,9 @@ impl Gcra {
         loop {
             let charged = after(full_at);
             match state.compare_exchange_weak(full_at, charged, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break Duration::from_nanos(charged.saturating_sub(now_ns).saturating_sub(self.burst_ns)),
+                Ok(_) => {
+                    break Duration::from_nanos(charged.saturating_sub(now_ns).saturating_sub(self.burst_ns));
+                }
                 Err(current) => full_at = current,
             }
         }

@@ -17,6 +17,13 @@ pub mod selector;
 pub mod service;
 pub mod subject;
 
+mod operation;
+mod quantity;
+mod reader;
+mod suggest;
+mod tree;
+mod yaml;
+
 pub use catalog::{Catalog, Target};
 pub use document::{SourceDocument, split_documents};
 pub use key::{Kind, ResourceKey};
@@ -24,6 +31,8 @@ pub use meta::Meta;
 pub use problem::{Problem, Severity};
 
 use problem::Code;
+use reader::{At, Reader};
+use yaml::Map;
 
 /// The `apiVersion` of every document.
 pub const API_VERSION: &str = "meshctl.io/v1alpha1";
@@ -52,17 +61,64 @@ pub enum Resource {
 /// Reads one document.
 ///
 /// # Errors
-/// Everything that is wrong with it, in the order of its lines.
+/// Everything that is wrong with it, in the order of its lines; never empty.
 pub fn parse(document: &SourceDocument) -> Result<Resource, Vec<Problem>> {
-    Err(vec![Problem {
-        severity: Severity::Error,
-        code: Code::Syntax,
-        file: document.file.as_str().into(),
-        line: document.line,
-        field: String::new(),
-        value: None,
-        message: "resources cannot be read yet".to_owned(),
-    }])
+    let root = tree::read(document).map_err(|problem| vec![problem])?;
+    let mut reader = Reader::new(document.file.as_str().into());
+    let resource = read(&mut reader, At { node: &root, path: String::new() });
+    let mut problems = reader.into_problems();
+    match resource {
+        Some(resource) if problems.is_empty() => Ok(resource),
+        _ => {
+            if problems.is_empty() {
+                // Every step that gives nothing reports why; should one forget, the document is refused all the same.
+                problems.push(Problem {
+                    severity: Severity::Error,
+                    code: Code::Syntax,
+                    file: document.file.as_str().into(),
+                    line: document.line,
+                    field: String::new(),
+                    value: None,
+                    message: "the document cannot be read".to_owned(),
+                });
+            }
+            Err(problems)
+        }
+    }
+}
+
+fn read(reader: &mut Reader, root: At<'_>) -> Option<Resource> {
+    let fields = reader.fields(root, &["apiVersion", "kind", "metadata", "spec"])?;
+    if let Some(at) = fields.required(reader, "apiVersion", "write apiVersion: meshctl.io/v1alpha1") {
+        reader.word(&at, &[(API_VERSION, ())]);
+    }
+    let kind = fields.required(reader, "kind", "write for instance kind: AccessPolicy");
+    let kind = kind.and_then(|at| reader.word(&at, &Kind::ALL.map(|kind| (kind.as_str(), kind))))?;
+    let spec = fields.required(reader, "spec", "it says what the object does");
+    let reach = selector::reach(spec.as_ref().map(|at| at.node));
+    let metadata = fields.required(reader, "metadata", "write metadata: {name: …}");
+    let name = metadata.as_ref().and_then(|at| at.node.peek("name"));
+    let name = name.map(|node| At { node, path: "metadata.name".to_owned() });
+    let meta = metadata.and_then(|at| meta::read(reader, at, kind, reach));
+    // With a placeholder the spec is still read, so that its problems are reported together with those of the name.
+    let complete = meta.is_some();
+    let meta = meta.or_else(|| meta::placeholder(kind, reach))?;
+    let spec = spec?;
+    let resource = match kind {
+        Kind::MeshConfig => {
+            mesh_config::MeshConfig::read(reader, meta, name.as_ref(), spec).map(Resource::MeshConfig)
+        }
+        Kind::AccessPolicy => {
+            access_policy::AccessPolicy::read(reader, meta, spec).map(Resource::AccessPolicy)
+        }
+        Kind::Role => role::Role::read(reader, meta, spec).map(Resource::Role),
+        Kind::RoleBinding => role::RoleBinding::read(reader, meta, spec).map(Resource::RoleBinding),
+        Kind::Segment => segment::Segment::read(reader, meta, spec).map(Resource::Segment),
+        Kind::RateLimit => rate_limit::RateLimit::read(reader, meta, spec).map(Resource::RateLimit),
+        Kind::Service => service::Service::read(reader, meta, spec).map(Resource::Service),
+        Kind::Workload => service::Workload::read(reader, meta, spec).map(Resource::Workload),
+    };
+    resource.filter(|_| complete)
 }
 
 impl Resource {
@@ -102,6 +158,21 @@ impl Resource {
 
     /// The object as canonical YAML: fields in a fixed order, defaults left out, the same text for the same object.
     pub fn to_yaml(&self) -> String {
-        format!("apiVersion: {API_VERSION}\nkind: {}\n", self.kind())
+        let spec = match self {
+            Self::MeshConfig(object) => object.write(),
+            Self::AccessPolicy(object) => object.write(),
+            Self::Role(object) => object.write(),
+            Self::RoleBinding(object) => object.write(),
+            Self::Segment(object) => object.write(),
+            Self::RateLimit(object) => object.write(),
+            Self::Service(object) => object.write(),
+            Self::Workload(object) => object.write(),
+        };
+        Map::new()
+            .with("apiVersion", API_VERSION)
+            .with("kind", self.kind().as_str())
+            .with("metadata", meta::write(self.meta()))
+            .with("spec", spec)
+            .document()
     }
 }

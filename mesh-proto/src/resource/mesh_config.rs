@@ -1,6 +1,10 @@
 //! `MeshConfig`: what holds for the whole mesh. There is one, named `mesh`.
 
-use super::meta::Meta;
+use super::meta::{Labels, Meta, Origin};
+use super::problem::Code;
+use super::quantity;
+use super::reader::{At, Reader};
+use super::yaml::{Map, Yaml};
 use crate::config::MtlsMode;
 use crate::identity::TrustDomain;
 
@@ -28,8 +32,8 @@ impl MeshConfig {
         let meta = Meta {
             namespace: None,
             name: singleton_name(),
-            labels: super::meta::Labels::new(),
-            origin: super::meta::Origin { file: "".into(), line: 0 },
+            labels: Labels::new(),
+            origin: Origin { file: "".into(), line: 0 },
         };
         Self {
             meta,
@@ -39,6 +43,80 @@ impl MeshConfig {
             access_log_sample: ACCESS_LOG_SAMPLE_DEFAULT,
         }
     }
+
+    pub(super) fn read(reader: &mut Reader, meta: Meta, name: Option<&At<'_>>, spec: At<'_>) -> Option<Self> {
+        let fields = reader.fields(spec, &["trustDomain", "defaultAccess", "mtls", "accessLog"])?;
+        if let Some(name) = name.filter(|_| meta.name != singleton_name()) {
+            let message = format!("{:?} is not allowed; there is one MeshConfig, named mesh", meta.name);
+            reader.error(name, Code::InvalidValue, message);
+        }
+        let trust_domain = match fields.optional("trustDomain") {
+            Some(at) => reader.parse(&at).map(Some),
+            None => Some(None),
+        };
+        let default_allow = match fields.optional("defaultAccess") {
+            Some(at) => reader.word(&at, &[("deny", false), ("allow", true)]),
+            None => Some(false),
+        };
+        let mtls = match fields.optional("mtls") {
+            Some(at) => read_mtls(reader, at),
+            None => Some(MtlsMode::Strict),
+        };
+        let sample = match fields.optional("accessLog") {
+            Some(at) => read_access_log(reader, at),
+            None => Some(ACCESS_LOG_SAMPLE_DEFAULT),
+        };
+        Some(Self {
+            meta,
+            trust_domain: trust_domain?,
+            default_allow: default_allow?,
+            mtls: mtls?,
+            access_log_sample: sample?,
+        })
+    }
+
+    pub(super) fn write(&self) -> Map {
+        let Self { meta: _, trust_domain, default_allow, mtls, access_log_sample } = self;
+        let mtls = match *mtls {
+            MtlsMode::Strict => Map::new().with("mode", "strict"),
+            MtlsMode::Permissive { until } => {
+                Map::new().with("mode", "permissive").with("until", quantity::time_text(until))
+            }
+        };
+        let sample = Yaml::bare(quantity::share_text(*access_log_sample));
+        Map::new()
+            .with_some("trustDomain", trust_domain.as_ref().map(TrustDomain::as_str))
+            .with("defaultAccess", if *default_allow { "allow" } else { "deny" })
+            .with("mtls", mtls)
+            .with("accessLog", Map::new().with("sample", sample))
+    }
+}
+
+fn read_mtls(reader: &mut Reader, at: At<'_>) -> Option<MtlsMode> {
+    let fields = reader.fields(at, &["mode", "until"])?;
+    let mode = fields.required(reader, "mode", "write strict or permissive");
+    let is_permissive = mode.and_then(|at| reader.word(&at, &[("strict", false), ("permissive", true)]));
+    let until = fields.optional("until");
+    match (is_permissive?, until) {
+        (false, None) => Some(MtlsMode::Strict),
+        (false, Some(at)) => {
+            reader.error(&at, Code::Conflict, "has no meaning with strict; remove it");
+            None
+        }
+        (true, Some(at)) => quantity::read_time(reader, &at).map(|until| MtlsMode::Permissive { until }),
+        (true, None) => {
+            let hint = "permissive mode needs its end, for instance until: 2027-01-31T18:00:00Z";
+            fields.required(reader, "until", hint);
+            None
+        }
+    }
+}
+
+fn read_access_log(reader: &mut Reader, at: At<'_>) -> Option<u32> {
+    let fields = reader.fields(at, &["sample"])?;
+    let sample =
+        fields.required(reader, "sample", "write the share of allowed requests to log, for instance 0.01");
+    quantity::read_share(reader, &sample?)
 }
 
 /// The only name a `MeshConfig` may have.

@@ -1,7 +1,11 @@
 //! `Role` and `RoleBinding`: a reusable set of operations or a permission on the mesh, and who holds it.
 
 use super::meta::Meta;
-use super::subject::Subject;
+use super::operation;
+use super::problem::Code;
+use super::reader::{At, Reader};
+use super::subject::{self, Subject, only_one};
+use super::yaml::{Map, Yaml};
 use crate::name::ObjectName;
 use crate::policy::model::Operation;
 
@@ -104,4 +108,73 @@ pub enum Holder {
     Peers(Subject),
     /// A user of this machine; for admin roles.
     Uid(u32),
+}
+
+/// The most holders of one binding.
+const HOLDERS_MAX: usize = 1000;
+
+/// The words for holders of a role.
+const HOLDERS: [&str; 5] = ["serviceAccount", "namespace", "identity", "segment", "uid"];
+
+impl Role {
+    pub(super) fn read(reader: &mut Reader, meta: Meta, spec: At<'_>) -> Option<Self> {
+        const WORDS: [&str; 2] = ["operations", "admin"];
+        let fields = reader.fields(spec, &WORDS)?;
+        let word = only_one(reader, &fields, &WORDS, "make two roles");
+        if word.is_none() && fields.present(&WORDS).is_empty() && !fields.is_empty() {
+            reader.error(fields.whole(), Code::MissingField, "says nothing; write operations or admin");
+        }
+        let value = fields.optional(word?)?;
+        let grants = match word? {
+            "operations" => operation::read_list(reader, Some(value)).map(Grants::Operations),
+            _ => reader.word(&value, &AdminRole::ALL.map(|role| (role.as_str(), role))).map(Grants::Admin),
+        };
+        Some(Self { meta, grants: grants? })
+    }
+
+    pub(super) fn write(&self) -> Map {
+        let Self { meta: _, grants } = self;
+        match grants {
+            Grants::Operations(operations) => {
+                Map::new().with_list("operations", operations.iter().map(operation::write))
+            }
+            Grants::Admin(role) => Map::new().with("admin", role.as_str()),
+        }
+    }
+}
+
+impl RoleBinding {
+    pub(super) fn read(reader: &mut Reader, meta: Meta, spec: At<'_>) -> Option<Self> {
+        let fields = reader.fields(spec, &["role", "subjects"])?;
+        let role =
+            fields.required(reader, "role", "write the name of a Role").and_then(|at| reader.parse(&at));
+        let subjects = fields.required(reader, "subjects", "write who holds the role");
+        let subjects = subjects.and_then(|at| reader.each(&at, HOLDERS_MAX, Holder::read));
+        Some(Self { meta, role: role?, subjects: subjects? })
+    }
+
+    pub(super) fn write(&self) -> Map {
+        let Self { meta: _, role, subjects } = self;
+        Map::new().with("role", role.as_str()).with_list("subjects", subjects.iter().map(Holder::write))
+    }
+}
+
+impl Holder {
+    fn read(reader: &mut Reader, at: At<'_>) -> Option<Self> {
+        let Some(uid) = at.node.peek("uid").map(|_| at.clone()) else {
+            return subject::read(reader, at, None, &HOLDERS).map(Self::Peers);
+        };
+        let fields = reader.fields(uid, &HOLDERS)?;
+        only_one(reader, &fields, &HOLDERS, "two entries of the list are alternatives")?;
+        // A uid is 32 bits on every Unix; the last one means "none" to the kernel.
+        let uid = reader.number(&fields.optional("uid")?, 0..=u64::from(u32::MAX) - 1)?;
+        u32::try_from(uid).ok().map(Self::Uid)
+    }
+
+    fn write(&self) -> Yaml {
+        match self {
+            Self::Peers(subject) => subject.write().into(),
+            Self::Uid(uid) => Map::new().with("uid", Yaml::bare(uid)).into(),
+        }
+    }
 }
