@@ -90,7 +90,7 @@ impl AccessPolicy {
         let Self { meta, scope, target, mode, rules } = self;
         let is_guardrail = *scope == Scope::Guardrail;
         Map::new()
-            .with_some("target", target.write(meta.namespace.as_ref(), is_guardrail))
+            .with_some("target", target.write(meta.namespace.as_ref(), *scope))
             .with_some("guardrail", is_guardrail.then(|| Yaml::bare(true)))
             .with_some("mode", write_mode(*mode))
             .with_list("rules", rules.iter().map(AccessRule::write))

@@ -59,6 +59,8 @@ pub enum Code {
     Contradiction,
     /// Changes nothing.
     NoEffect,
+    /// Opens more than is wise.
+    OpenDoor,
 }
 
 impl Code {
@@ -79,6 +81,7 @@ impl Code {
             Self::ShadowedRule => "shadowed-rule",
             Self::Contradiction => "contradiction",
             Self::NoEffect => "no-effect",
+            Self::OpenDoor => "open-door",
         }
     }
 }

@@ -9,7 +9,7 @@ use super::reader::{At, Fields, Reader, listed};
 use super::selector::Selector;
 use super::yaml::{Map, Yaml};
 use crate::limit::{self, LimitKey, Rate, Unit};
-use crate::policy::model::PolicyName;
+use crate::policy::model::{PolicyName, Scope};
 use std::sync::Arc;
 
 /// A limit and the workloads it protects.
@@ -83,8 +83,9 @@ impl RateLimit {
             LimitKey::Target => Yaml::text("target"),
             LimitKey::Header(name) => Map::new().with("header", &**name).into(),
         };
-        let mut map =
-            Map::new().with_some("target", target.write(meta.namespace.as_ref(), false)).with("key", key);
+        let mut map = Map::new()
+            .with_some("target", target.write(meta.namespace.as_ref(), Scope::Ordinary))
+            .with("key", key);
         if let Some(Rate { unit, amount, per, burst }) = rate {
             let word = UNITS.iter().find(|(_, other)| other == unit).map_or("requests", |(word, _)| word);
             map = map

@@ -8,6 +8,7 @@ use super::subject::only_one;
 use super::tree::Node;
 use super::yaml::{Map, Yaml};
 use crate::name::{Namespace, ServiceRef};
+use crate::policy::model::Scope;
 
 /// The `target` of an access policy or a rate limit.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,14 +92,15 @@ impl Selector {
     }
 
     /// The target as canonical YAML; none when it is what the object means without one.
-    pub(super) fn write(&self, home: Option<&Namespace>, reach_is_said: bool) -> Option<Map> {
+    pub(super) fn write(&self, home: Option<&Namespace>, scope: Scope) -> Option<Map> {
         let map = Map::new();
         let name = |service: &ServiceRef| match home {
             Some(_) => service.name.to_string(),
             None => service.to_string(),
         };
         Some(match self {
-            Self::Mesh if reach_is_said => return None,
+            // A guard-rail is mesh-wide without saying so twice.
+            Self::Mesh if scope == Scope::Guardrail => return None,
             Self::Namespace(namespace) if home == Some(namespace) => return None,
             Self::Mesh => map.with("mesh", Yaml::bare(true)),
             Self::Namespace(namespace) => map.with("namespace", namespace.as_str()),

@@ -9,7 +9,7 @@ pub(super) enum Yaml {
     Text(String),
     /// A number or a truth value, as it is.
     Bare(String),
-    List(Vec<Yaml>),
+    List(Vec<Self>),
     Map(Map),
 }
 

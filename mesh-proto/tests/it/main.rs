@@ -5,3 +5,4 @@ mod decisions;
 mod notation;
 mod properties;
 mod reference;
+mod resources;
