@@ -299,6 +299,3 @@ impl Authority {
         Ok(())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -116,6 +116,12 @@ impl Judge<'_> {
         if roots.is_empty() {
             return Err(PeerError::WrongTrustDomain);
         }
+        // RFC 5280, 6.1.4 (k) and (n); webpki looks at the first alone.
+        let may_sign =
+            |issuer: &Facts| issuer.is_ca && issuer.usage.is_none_or(|usage| usage.signs_certificates);
+        if !issuers.iter().all(may_sign) {
+            return Err(PeerError::IssuerNotCa);
+        }
         let uri = domain.uri();
         let foreign = |name: &Vec<u8>| name.starts_with(b"spiffe:") && name != uri.as_bytes();
         if issuers.iter().any(|issuer| issuer.uris.iter().any(foreign)) {

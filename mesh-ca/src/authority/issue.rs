@@ -15,6 +15,7 @@ use crate::x509::hex;
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
 use std::time::{Duration, SystemTime};
+use tracing::warn;
 
 /// What to issue, and to whom.
 #[derive(Debug, Clone, Copy)]
@@ -99,10 +100,17 @@ impl Authority {
             .pace
             .take(order.id, now)
             .map_err(|wait| IssueRefusal::TooFast { id: order.id.clone(), wait })?;
-        self.renew_intermediate_if_due(&mut inner, now)?;
+        let renewed = self.renew_intermediate_if_due(&mut inner, now);
         let issuing = inner.core.issuing.clone();
-        if now > issuing.signer.facts.not_after {
-            return Err(AuthorityError::RootExpired.into());
+        let facts = &issuing.signer.facts;
+        match renewed {
+            // The old one is good for another third of its life, in which the store may recover.
+            Err(error) if now > facts.not_after || inner.core.revoked.has_serial(&facts.serial) => {
+                return Err(error.into());
+            }
+            Err(error) => warn!(%error, "the issuing intermediate is due, but was not replaced"),
+            Ok(_) if now > facts.not_after => return Err(AuthorityError::RootExpired.into()),
+            Ok(_) => {}
         }
         // A backdate longer than the life itself would make a certificate mostly of the past.
         let span = Span::new(now, self.config.backdate.min(lifetime), lifetime).within(&issuing.signer.facts);

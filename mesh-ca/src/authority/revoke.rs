@@ -5,7 +5,8 @@
 
 use super::audit::Event;
 use super::state::Core;
-use super::{Authority, AuthorityError, SVID_LIFETIME_MAX};
+use super::{Authority, AuthorityError, Inner, SVID_LIFETIME_MAX};
+use crate::tls::control_identity;
 use crate::x509::{hex, strip_zeros};
 use mesh_proto::config::Revocations;
 use mesh_proto::identity::SpiffeId;
@@ -91,53 +92,21 @@ impl Authority {
         let mut core = inner.core.clone();
         match what {
             Revocable::Identity(id) => {
-                if id.trust_domain() != core.trust_domain {
-                    return Err(AuthorityError::Unacceptable(format!(
-                        "{id} is not an identity of this mesh"
-                    )));
-                }
-                if *id == crate::tls::control_identity(&core.trust_domain) {
-                    return Err(AuthorityError::Unacceptable(format!(
-                        "{id} is the control plane's own; revoke its certificate by serial, or the intermediate"
-                    )));
-                }
+                check_identity(id, &core)?;
                 if core.revoked.has_identity(id) {
                     return Ok(());
                 }
                 core.revoked.identities.push(RevokedIdentity { id: id.clone(), reason: reason.to_owned() });
             }
-            Revocable::Intermediate => {
-                let facts = &core.issuing.signer.facts;
-                let (serial, until) = (facts.serial.clone(), facts.not_after);
-                let revoked =
-                    RevokedSerial { serial, until, is_intermediate: true, reason: reason.to_owned() };
-                core.revoked.serials.push(revoked);
-            }
-            Revocable::Serial(serial) => {
-                let serial = strip_zeros(serial).to_vec();
-                if serial.is_empty() {
-                    return Err(AuthorityError::Unacceptable("a serial of zero is nobody's".to_owned()));
-                }
-                if core.revoked.has_serial(&serial) {
+            Revocable::Intermediate | Revocable::Serial(_) => {
+                let revoked = self.describe(what, reason, &inner, now)?;
+                if core.revoked.has_serial(&revoked.serial) {
                     return Ok(());
                 }
-                let issuing = &core.issuing.signer.facts;
-                let below = |record: &super::IssuedRecord| record.issuer_serial == serial;
-                let is_intermediate = issuing.serial == serial || inner.records.all().any(below);
-                let until = match inner.records.by_serial(&serial) {
-                    Some(record) => record.not_after,
-                    None if issuing.serial == serial => issuing.not_after,
-                    // An older intermediate, or a certificate whose record is gone: as long as any may live.
-                    None => now
-                        .checked_add(SVID_LIFETIME_MAX.max(self.config.intermediate_lifetime))
-                        .unwrap_or(now),
-                };
-                core.revoked.serials.push(RevokedSerial {
-                    serial,
-                    until,
-                    is_intermediate,
-                    reason: reason.to_owned(),
-                });
+                if revoked.is_intermediate {
+                    core.bump_reissue_epoch();
+                }
+                core.revoked.serials.push(revoked);
             }
         }
         if core.revoked.count() > REVOKED_MAX {
@@ -145,20 +114,40 @@ impl Authority {
                 "{REVOKED_MAX} revocations are in force already; revoke whole identities or the intermediate instead"
             )));
         }
-        if core
-            .revoked
-            .serials
-            .last()
-            .is_some_and(|last| last.is_intermediate && !inner.core.revoked.has_serial(&last.serial))
-        {
-            core.bump_reissue_epoch();
-        }
         if core.revoked.has_serial(&core.issuing.signer.facts.serial) {
             core.renew_intermediate(&self.config, now)?;
         }
         self.commit(&mut inner, core, now)?;
         inner.journal.push(now, Event::Revoked { what: what.to_string(), reason: reason.to_owned() });
         Ok(())
+    }
+
+    /// The entry for a serial: until when it is needed, and whether others hang on it.
+    fn describe(
+        &self,
+        what: &Revocable,
+        reason: &str,
+        inner: &Inner,
+        now: SystemTime,
+    ) -> Result<RevokedSerial, AuthorityError> {
+        let issuing = &inner.core.issuing.signer.facts;
+        let serial = match what {
+            Revocable::Serial(serial) => strip_zeros(serial).to_vec(),
+            _ => issuing.serial.clone(),
+        };
+        if serial.is_empty() {
+            return Err(AuthorityError::Unacceptable("a serial of zero is nobody's".to_owned()));
+        }
+        let is_issuing = issuing.serial == serial;
+        let is_intermediate = is_issuing || inner.records.all().any(|record| record.issuer_serial == serial);
+        // An older intermediate, or a certificate whose record is gone: as long as any may live.
+        let longest = SVID_LIFETIME_MAX.max(self.config.intermediate_lifetime);
+        let until = match inner.records.by_serial(&serial) {
+            Some(record) => record.not_after,
+            None if is_issuing => issuing.not_after,
+            None => now.checked_add(longest).unwrap_or(now),
+        };
+        Ok(RevokedSerial { serial, until, is_intermediate, reason: reason.to_owned() })
     }
 
     /// Takes a revocation back; for an intermediate, the last one that was revoked. Says whether there was one.
@@ -188,6 +177,18 @@ impl Authority {
         inner.journal.push(now, Event::RevocationUndone { what: what.to_string() });
         Ok(true)
     }
+}
+
+fn check_identity(id: &SpiffeId, core: &Core) -> Result<(), AuthorityError> {
+    if id.trust_domain() != core.trust_domain {
+        return Err(AuthorityError::Unacceptable(format!("{id} is not an identity of this mesh")));
+    }
+    if *id == control_identity(&core.trust_domain) {
+        return Err(AuthorityError::Unacceptable(format!(
+            "{id} is the control plane's own; revoke its certificate by serial, or the intermediate"
+        )));
+    }
+    Ok(())
 }
 
 impl std::fmt::Display for Revocable {

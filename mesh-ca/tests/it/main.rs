@@ -5,7 +5,10 @@
 //! rustls judges certificates by the system's clock, so these tests run at the present time; whatever depends on other
 //! times goes through functions that take the time.
 
+mod forge;
+mod forged;
 mod handshake;
 mod openssl;
+mod rotation;
 mod service;
 mod world;

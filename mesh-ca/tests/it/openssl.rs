@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs openssl and gives its output; its absence is a failure that says what to install.
-fn openssl(arguments: &[&str], directory: &Path) -> (bool, String) {
+pub(crate) fn openssl(arguments: &[&str], directory: &Path) -> (bool, String) {
     let output = Command::new("openssl")
         .args(arguments)
         .current_dir(directory)
