@@ -93,12 +93,13 @@ fn read(reader: &mut Reader, root: At<'_>) -> Option<Resource> {
         reader.word(&at, &[(API_VERSION, ())]);
     }
     let kind = fields.required(reader, "kind", "write for instance kind: AccessPolicy");
-    let kind = kind.and_then(|at| reader.word(&at, &Kind::ALL.map(|kind| (kind.as_str(), kind))))?;
+    let kind = kind.and_then(|at| reader.word(&at, &Kind::ALL.map(|kind| (kind.as_str(), kind))));
     let spec = fields.required(reader, "spec", "it says what the object does");
     let reach = selector::reach(spec.as_ref().map(|at| at.node));
     let metadata = fields.required(reader, "metadata", "write metadata: {name: …}");
     let name = metadata.as_ref().and_then(|at| at.node.peek("name"));
     let name = name.map(|node| At { node, path: "metadata.name".to_owned() });
+    let kind = kind?;
     let meta = metadata.and_then(|at| meta::read(reader, at, kind, reach));
     // With a placeholder the spec is still read, so that its problems are reported together with those of the name.
     let complete = meta.is_some();

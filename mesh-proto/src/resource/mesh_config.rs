@@ -1,12 +1,12 @@
 //! `MeshConfig`: what holds for the whole mesh. There is one, named `mesh`.
 
 use super::meta::{Labels, Meta, Origin};
-use super::problem::Code;
+use super::problem::{Code, Problem};
 use super::quantity;
 use super::reader::{At, Reader};
 use super::yaml::{Map, Yaml};
 use crate::config::MtlsMode;
-use crate::identity::TrustDomain;
+use crate::identity::{IdentityError, TrustDomain};
 
 /// Mesh-wide settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,7 +51,7 @@ impl MeshConfig {
             reader.error(name, Code::InvalidValue, message);
         }
         let trust_domain = match fields.optional("trustDomain") {
-            Some(at) => reader.parse(&at).map(Some),
+            Some(at) => read_trust_domain(reader, &at).map(Some),
             None => Some(None),
         };
         let default_allow = match fields.optional("defaultAccess") {
@@ -89,6 +89,19 @@ impl MeshConfig {
             .with("defaultAccess", if *default_allow { "allow" } else { "deny" })
             .with("mtls", mtls)
             .with("accessLog", Map::new().with("sample", sample))
+    }
+}
+
+fn read_trust_domain(reader: &mut Reader, at: &At<'_>) -> Option<TrustDomain> {
+    let text = reader.text(at)?;
+    match text.parse() {
+        Ok(domain) => Some(domain),
+        Err(IdentityError { problem, .. }) => {
+            let shown = Problem::shown(text);
+            let message = format!("{shown:?} is not allowed: {problem}; write for instance mesh.example");
+            reader.error(at, Code::InvalidValue, message);
+            None
+        }
     }
 }
 

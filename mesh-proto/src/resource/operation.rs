@@ -1,6 +1,6 @@
 //! What may be done, as users write it: the entries of `to` and `operations`.
 
-use super::problem::{Code, Problem};
+use super::problem::Code;
 use super::reader::{At, Fields, Reader};
 use super::subject::only_one;
 use super::yaml::{Map, Yaml};
@@ -121,7 +121,7 @@ pub(super) fn refuse_http(reader: &mut Reader, at: Option<&At<'_>>, operations: 
     let entry = offending.and_then(|index| reader.list(at, OPERATIONS_MAX)?.into_iter().nth(index));
     if let Some(entry) = entry {
         let message = format!("hosts, methods, paths, headers and grpc cannot be told apart here: {because}");
-        reader.error(&entry, Code::NotEnforceable, Problem::shown(&message));
+        reader.error(&entry, Code::NotEnforceable, message);
     }
 }
 

@@ -112,10 +112,12 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The value as it is shown: cut, and quoted so that control characters cannot reach a terminal.
+    /// The value as it is shown: cut, and without control characters, which must not reach a terminal.
     pub(crate) fn shown(value: &str) -> String {
         let mut text: String = value.chars().take(VALUE_CHARS_MAX).collect();
-        if text.len() < value.len() {
+        let is_cut = text.len() < value.len();
+        text = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        if is_cut {
             text.push('…');
         }
         text

@@ -3,7 +3,7 @@
 use super::access_policy::{read_mode, write_mode};
 use super::meta::Meta;
 use super::operation;
-use super::problem::{Code, Problem};
+use super::problem::Code;
 use super::quantity::{duration_text, read_duration, read_size, size_text};
 use super::reader::{At, Fields, Reader, listed};
 use super::selector::Selector;
@@ -176,7 +176,7 @@ fn refuse_without_effect(reader: &mut Reader, fields: &Fields<'_>, limit: &limit
         operation::refuse_http(reader, fields.optional("to").as_ref(), &limit.to, because);
         if let (LimitKey::Header(_), Some(at)) = (&limit.key, fields.optional("key")) {
             let message = format!("a connection has no headers: {because}; write another key");
-            reader.error(&at, Code::NotEnforceable, Problem::shown(&message));
+            reader.error(&at, Code::NotEnforceable, message);
         }
     }
 }

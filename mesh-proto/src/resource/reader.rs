@@ -44,7 +44,13 @@ impl<'n> At<'n> {
     }
 
     fn below(&self, key: &str, node: &'n Node) -> Self {
-        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
+        // A key of the user's choice must not reach a terminal as it is.
+        let path = match (self.path.is_empty(), plain) {
+            (_, false) => format!("{}[{key:?}]", self.path),
+            (true, true) => key.to_owned(),
+            (false, true) => format!("{}.{key}", self.path),
+        };
         At { node, path }
     }
 }
@@ -187,7 +193,11 @@ impl Reader {
     pub(super) fn list<'n>(&mut self, at: &At<'n>, max: usize) -> Option<Vec<At<'n>>> {
         let Value::List(nodes) = &at.node.value else {
             if !self.was_reported_empty(at) {
-                let message = format!("{}; expected a list, each entry after a '- '", described(at.node));
+                let hint = match at.node.scalar() {
+                    Some(text) => format!("write [{}]", Problem::shown(text)),
+                    None => "each entry begins with '- '".to_owned(),
+                };
+                let message = format!("{}; expected a list; {hint}", described(at.node));
                 self.error(at, Code::WrongType, message);
             }
             return None;
@@ -281,7 +291,8 @@ impl Reader {
             return Some(*value);
         }
         let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        let meant = nearest(text, names.iter().copied());
+        // With one word to choose from, it is named anyway.
+        let meant = nearest(text, names.iter().copied()).filter(|_| names.len() > 1);
         let meant = meant.map(|word| format!("did you mean {word}? ")).unwrap_or_default();
         let message =
             format!("{:?} is not allowed; {meant}write {}", Problem::shown(text), listed(&names, "or"));
