@@ -195,7 +195,7 @@ fn rule(rule: &mesh_proto::policy::explain::ExplainedRule) -> v1::ExplainedRule 
         matched: rule.matched,
         decided: rule.decided,
         audit: rule.mode == Mode::Audit,
-        failed_condition: rule.failed.clone(),
+        failed_condition: rule.misses.first().cloned().unwrap_or_default(),
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Entry {
     pub(super) ports: SmallVec<[PortRange; 2]>,
     /// Bits of [`protocol_bit`]; 0: any.
     pub(super) protocols: u8,
+    /// Bits of [`method_bit`]; 0: any.
+    pub(super) methods: u16,
     /// Empty: any.
     pub(super) paths: SmallVec<[SlotId; 2]>,
     /// Empty: any.
@@ -83,6 +85,25 @@ pub(super) fn protocol_bit(protocol: Protocol) -> u8 {
         Protocol::Grpc => 4,
         Protocol::Tls => 8,
         Protocol::Tcp => 16,
+    }
+}
+
+/// The bit of every method that has none of its own.
+pub(super) const OTHER_METHOD: u16 = 1 << 15;
+
+/// The bit that stands for a method, so that the common ones are compared without touching their text.
+pub(super) fn method_bit(method: &str) -> u16 {
+    match method {
+        "GET" => 1,
+        "HEAD" => 2,
+        "POST" => 4,
+        "PUT" => 8,
+        "DELETE" => 16,
+        "CONNECT" => 32,
+        "OPTIONS" => 64,
+        "TRACE" => 128,
+        "PATCH" => 256,
+        _ => OTHER_METHOD,
     }
 }
 
@@ -230,12 +251,15 @@ impl Builder {
                     valid_until: rule.valid_until.unwrap_or(u64::MAX),
                     ports: operation.ports.iter().copied().collect(),
                     protocols: protocol_bits(&operation.protocols),
+                    methods: operation
+                        .methods
+                        .iter()
+                        .fold(0, |bits, method| bits | method_bit(method.as_str())),
                     paths: operation.paths.iter().map(|path| self.paths.intern(path)).collect(),
                     grpc: operation.grpc.iter().map(|grpc| self.paths.intern(&grpc.as_path())).collect(),
                     needs_http: operation.needs_http(),
                     has_more: !(operation.sni.is_empty()
                         && operation.hosts.is_empty()
-                        && operation.methods.is_empty()
                         && operation.headers.is_empty()),
                 };
                 placements.push(place(index(self.entries.len()), &entry));

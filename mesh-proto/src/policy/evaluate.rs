@@ -13,7 +13,7 @@
 //! candidates of an index instead (`index`), which this module checks by the same conditions. A separate explainer was the
 //! alternative; the peers' show what becomes of it (Envoy's RBAC logs name no rule at all).
 
-use super::compile::{Entry, PolicySet, Program, protocol_bit};
+use super::compile::{Entry, OTHER_METHOD, PolicySet, Program, method_bit, protocol_bit};
 use super::index::{NO_PATH, SOME_PATH, Sets, Slots, Stage};
 use super::model::{Action, Protocol};
 use crate::identity::SpiffeId;
@@ -240,6 +240,9 @@ impl PolicySet {
         facts: &Facts<'_>,
         watch: &mut W,
     ) -> Option<(RuleRef, Match)> {
+        if stage.entries.is_empty() {
+            return None;
+        }
         let mut best: Option<(u32, Match)> = None;
         let mut look_at = |list: &[u32]| {
             for number in list {
@@ -320,13 +323,12 @@ impl PolicySet {
             return ControlFlow::Continue(());
         };
         let more = if entry.has_more { self.operation(entry) } else { None };
-        if let Some(more) = more {
-            if !(more.hosts.is_empty() || more.hosts.iter().any(|host| host.matches(http.host))) {
-                fails.failed(Condition::Host)?;
-            }
-            if !(more.methods.is_empty() || more.methods.iter().any(|method| method.matches(http.method))) {
-                fails.failed(Condition::Method)?;
-            }
+        let hosts = more.map_or(&[][..], |more| &more.hosts);
+        if !(hosts.is_empty() || hosts.iter().any(|host| host.matches(http.host))) {
+            fails.failed(Condition::Host)?;
+        }
+        if entry.methods != 0 && !self.fits_method(entry, facts.method, http.method) {
+            fails.failed(Condition::Method)?;
         }
         if !(entry.paths.is_empty() || entry.paths.iter().any(|slot| facts.slots.contains(slot))) {
             fails.failed(Condition::Path)?;
@@ -351,6 +353,16 @@ impl PolicySet {
         ControlFlow::Continue(())
     }
 
+    fn fits_method(&self, entry: &Entry, bit: u16, method: &str) -> bool {
+        if bit != OTHER_METHOD {
+            return entry.methods & bit != 0;
+        }
+        entry.methods & OTHER_METHOD != 0
+            && self
+                .operation(entry)
+                .is_some_and(|operation| operation.methods.iter().any(|own| own.matches(method)))
+    }
+
     /// Looks up what the rules will be asked about this request.
     pub(super) fn facts<'r>(&self, request: &'r Request<'r>) -> Facts<'r> {
         let membership = self.sources.membership(&request.source);
@@ -363,7 +375,8 @@ impl PolicySet {
             Some(_) => {}
             None => slots.push(SOME_PATH),
         }
-        Facts { request, is_quarantined: membership.is_quarantined, sets: membership.sets, slots }
+        let method = request.http.map_or(OTHER_METHOD, |http| method_bit(http.method));
+        Facts { request, is_quarantined: membership.is_quarantined, sets: membership.sets, slots, method }
     }
 }
 
@@ -378,6 +391,8 @@ pub(super) struct Facts<'r> {
     pub(super) sets: Sets,
     /// The places where candidates are.
     pub(super) slots: Slots,
+    /// The bit of its method.
+    method: u16,
 }
 
 /// Whether an entry matches.

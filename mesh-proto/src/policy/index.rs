@@ -55,7 +55,7 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 struct Exact {
     is_quarantined: bool,
-    sets: Vec<SetId>,
+    sets: SmallVec<[SetId; 4]>,
     instances: Vec<(Arc<str>, SetId)>,
 }
 
@@ -246,7 +246,7 @@ impl Paths {
         let mut live: SmallVec<[u32; 8]> = SmallVec::new();
         live.push(0);
         self.note_below(&live, found);
-        for segment in form.split('/').filter(|_| !form.is_empty()) {
+        for segment in segments(form) {
             let word = self.words.get(segment).copied();
             let mut next: SmallVec<[u32; 8]> = SmallVec::new();
             for at in live {
@@ -274,6 +274,21 @@ impl Paths {
     }
 }
 
+/// The segments of a path in matching form. Segments are short, so that a plain loop beats a searcher's set-up.
+fn segments(form: &str) -> impl Iterator<Item = &str> {
+    let mut rest = if form.is_empty() { None } else { Some(form) };
+    std::iter::from_fn(move || {
+        let form = rest?;
+        let Some(at) = form.bytes().position(|byte| byte == b'/') else {
+            rest = None;
+            return Some(form);
+        };
+        let (segment, after) = form.split_at_checked(at)?;
+        rest = after.get(1..);
+        Some(segment)
+    })
+}
+
 /// A rule's place in a stage, while it is built.
 #[derive(Clone, Debug)]
 pub(super) struct Placement {
@@ -295,7 +310,7 @@ pub(super) struct Stage {
 /// The candidates of one slot, ascending.
 #[derive(Debug)]
 enum Shelf {
-    Few(Box<[u32]>),
+    Few(SmallVec<[u32; SCAN_MAX]>),
     BySet(FoldMap<SetId, ByPort>),
 }
 

@@ -1,5 +1,7 @@
 //! What the mesh's contract means, tested through its public doors.
 
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
 mod canonical;
 mod decisions;
 mod notation;

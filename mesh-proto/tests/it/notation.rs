@@ -270,7 +270,7 @@ pub(crate) fn request(text: &str) -> Result<OwnedRequest, &'static str> {
     let (source, what) = text.split_once("->").unwrap_or_else(|| panic!("no -> in {text:?}"));
     let source = source.trim();
     let (what, now) = what.rsplit_once(" at ").map_or((what, NOW), |(what, time)| (what, time.trim()));
-    let (what, headers) = match what.split_once('{') {
+    let (what, headers) = match what.split_once(" {") {
         Some((what, headers)) => (what, headers.trim_end().trim_end_matches('}')),
         None => (what, ""),
     };

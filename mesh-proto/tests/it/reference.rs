@@ -26,10 +26,8 @@ enum Fit {
 }
 
 pub(crate) fn decide(inputs: &PolicyInputs, request: &OwnedRequest) -> (Expected, Option<(Action, Place)>) {
-    if let OwnedSource::Meshed(id, _) = &request.source {
-        if inputs.quarantined.contains(id) {
-            return (Expected::Denied(DenyReason::Quarantined, None), None);
-        }
+    if matches!(&request.source, OwnedSource::Meshed(id, _) if inputs.quarantined.contains(id)) {
+        return (Expected::Denied(DenyReason::Quarantined, None), None);
     }
     if let Some(isolation) = &inputs.isolation {
         let accepted = match &request.source {
