@@ -75,11 +75,14 @@ impl AdminClient {
                 Failure::failed("the control plane is of another release and does not know this request")
                     .next("meshctl version")
             }
-            Code::PermissionDenied | Code::Unauthenticated => {
-                Failure::failed(message).next(format!("ls -l {}   # who may use the socket", self.socket.display()))
+            Code::PermissionDenied | Code::Unauthenticated => Failure::failed(message)
+                .next(format!("ls -l {}   # who may use the socket", self.socket.display())),
+            Code::DeadlineExceeded => {
+                Failure::failed(format!("no answer in time: {message}")).next("meshctl status")
             }
-            Code::DeadlineExceeded => Failure::failed(format!("no answer in time: {message}")).next("meshctl status"),
-            _ if message.is_empty() => Failure::failed(format!("the control plane refused: {:?}", status.code())),
+            _ if message.is_empty() => {
+                Failure::failed(format!("the control plane refused: {:?}", status.code()))
+            }
             _ => Failure::failed(message),
         }
     }

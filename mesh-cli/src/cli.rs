@@ -38,7 +38,14 @@ pub(crate) struct Cli {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Global {
     /// Where the mesh's state and the control plane's socket live [default: ~/.local/state/meshctl]
-    #[arg(long, global = true, env = "MESHCTL_STATE_DIR", hide_env_values = true, value_name = "DIR", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "MESHCTL_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
     pub(crate) state_dir: Option<PathBuf>,
     /// How results are printed; JSON and YAML have stable fields
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]

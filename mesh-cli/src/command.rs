@@ -34,9 +34,9 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
     // These need no place for state.
     match cli.command {
-        Command::Completion(args) => return completion::run(&args),
-        Command::DemoApp(args) => return demo::run_app(args).await,
-        Command::Demo(args) => return demo::run(args, &global).await,
+        Command::Completion(args) => completion::run(&args),
+        Command::DemoApp(args) => demo::run_app(args).await,
+        Command::Demo(args) => demo::run(args, &global).await,
         command => dispatch_with(command, &Session::new(&global)?).await,
     }
 }
@@ -63,6 +63,8 @@ async fn dispatch_with(command: Command, session: &Session) -> Result<Exit, Fail
         Command::Check(args) => check::run(args, session).await,
         Command::Version(args) => version::run(args, session).await,
         // Handled before, without a session.
-        Command::Completion(_) | Command::Demo(_) | Command::DemoApp(_) | Command::ExecWithParent(_) => Ok(Exit::Done),
+        Command::Completion(_) | Command::Demo(_) | Command::DemoApp(_) | Command::ExecWithParent(_) => {
+            Ok(Exit::Done)
+        }
     }
 }

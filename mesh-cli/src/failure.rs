@@ -20,7 +20,8 @@ Exit codes:
   125  `run` and `join`: the sidecar could not start or failed while the program ran
   126  `run` and `join`: the program cannot be executed
   127  `run` and `join`: there is no such program
-  128+N  `run` and `join`: the program was ended by signal N; else its own exit code";
+  128+N  `run` and `join`: the program was ended by signal N; else its own exit code
+  130  `demo`: interrupted";
 
 /// How a command that worked ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,8 @@ pub(crate) enum Kind {
     NotExecutable,
     /// The program of `run` does not exist.
     NoSuchProgram,
+    /// The user asked for the end before the work was done.
+    Interrupted,
     /// Whoever read our output went away; nobody is left to tell.
     ReaderGone,
 }
@@ -100,6 +103,7 @@ impl Failure {
         ExitCode::from(match self.kind {
             Kind::ReaderGone => 0,
             Kind::Failed => 1,
+            Kind::Interrupted => 130,
             Kind::Usage => 2,
             Kind::Unreachable => 4,
             Kind::Sidecar => 125,

@@ -188,7 +188,9 @@ impl Grid {
                 table.set_content_arrangement(ContentArrangement::Disabled);
             }
         }
-        table.set_header(self.header.iter().map(|title| Cell::new(title).add_attribute(comfy_table::Attribute::Bold)));
+        table.set_header(
+            self.header.iter().map(|title| Cell::new(title).add_attribute(comfy_table::Attribute::Bold)),
+        );
         for row in &self.rows {
             table.add_row(row.iter().map(|(tone, text)| {
                 let cell = Cell::new(text);
@@ -221,7 +223,10 @@ pub(crate) fn terminal_width() -> Option<u16> {
     if !std::io::stdout().is_terminal() {
         return None;
     }
-    rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| size.ws_col).filter(|columns| *columns >= 20)
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| size.ws_col)
+        .filter(|columns| *columns >= 20)
 }
 
 /// Text from outside on one line, without control characters.

@@ -32,7 +32,10 @@ pub(crate) struct ExecArgs {
 pub(crate) fn exec_with_parent(args: &ExecArgs) -> Failure {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
-        return Failure::new(Kind::Sidecar, format!("cannot tie the program's life to the sidecar's: {error}"));
+        return Failure::new(
+            Kind::Sidecar,
+            format!("cannot tie the program's life to the sidecar's: {error}"),
+        );
     }
     // The parent may have died before the kernel was asked.
     if rustix::process::getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(args.parent) {
@@ -44,10 +47,14 @@ pub(crate) fn exec_with_parent(args: &ExecArgs) -> Failure {
     let error = std::process::Command::new(program).args(rest).exec();
     let program = program.to_string_lossy();
     match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Kind::NoSuchProgram, format!("there is no program {program:?}"))
-            .next(format!("command -v {program}   # is it in PATH, or is the path right?")),
-        _ => Failure::new(Kind::NotExecutable, format!("the program {program:?} cannot be executed: {error}"))
-            .next(format!("ls -l {program}")),
+        io::ErrorKind::NotFound => {
+            Failure::new(Kind::NoSuchProgram, format!("there is no program {program:?}"))
+                .next(format!("command -v {program}   # is it in PATH, or is the path right?"))
+        }
+        _ => {
+            Failure::new(Kind::NotExecutable, format!("the program {program:?} cannot be executed: {error}"))
+                .next(format!("ls -l {program}"))
+        }
     }
 }
 
@@ -56,10 +63,16 @@ pub(crate) fn exec_with_parent(args: &ExecArgs) -> Failure {
 /// # Errors
 /// When this binary cannot find itself.
 pub(crate) fn tied_command(program: &[OsString]) -> Result<Command, Failure> {
-    let this = std::env::current_exe()
-        .map_err(|error| Failure::new(Kind::Sidecar, format!("cannot find this program's own file: {error}")))?;
+    let this = std::env::current_exe().map_err(|error| {
+        Failure::new(Kind::Sidecar, format!("cannot find this program's own file: {error}"))
+    })?;
     let mut command = Command::new(this);
-    command.arg("exec-with-parent").arg("--parent").arg(std::process::id().to_string()).arg("--").args(program);
+    command
+        .arg("exec-with-parent")
+        .arg("--parent")
+        .arg(std::process::id().to_string())
+        .arg("--")
+        .args(program);
     command.kill_on_drop(true);
     Ok(command)
 }
@@ -112,7 +125,8 @@ impl Signals {
         ];
         let mut streams = Vec::with_capacity(kinds.len());
         for (name, kind) in kinds {
-            let stream = signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")))?;
+            let stream =
+                signal(kind).map_err(|error| Failure::failed(format!("cannot handle signals: {error}")))?;
             streams.push((name, stream));
         }
         Ok(Self { streams })

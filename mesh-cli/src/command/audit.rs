@@ -52,9 +52,14 @@ pub(crate) async fn run(args: AuditArgs, session: &Session) -> Result<Exit, Fail
     let response = client.answer(client.api().audit(request).await)?;
     let records = response.records.into_iter().map(RecordOut::from).collect();
     let audit = AuditOut { records, verified: response.verified };
-    let is_intact = !args.verify || audit.verified.contains("intact");
-    output::print_value(session.format, &audit, || table(&audit, is_intact))?;
-    Ok(if is_intact { Exit::Done } else { Exit::Bad })
+    output::print_value(session.format, &audit, || table(&audit))?;
+    Ok(if args.verify && !audit.is_intact() { Exit::Bad } else { Exit::Done })
+}
+
+impl AuditOut {
+    fn is_intact(&self) -> bool {
+        self.verified.contains("intact")
+    }
 }
 
 impl From<v1::AuditRecord> for RecordOut {
@@ -64,7 +69,7 @@ impl From<v1::AuditRecord> for RecordOut {
     }
 }
 
-fn table(audit: &AuditOut, is_intact: bool) -> String {
+fn table(audit: &AuditOut) -> String {
     let mut text = String::new();
     if !audit.records.is_empty() {
         let mut grid = Grid::new(&["SEQUENCE", "TIME", "WHO", "WHAT", "SUBJECT", "DETAIL", "HASH"]);
@@ -82,7 +87,7 @@ fn table(audit: &AuditOut, is_intact: bool) -> String {
         text.push_str(&grid.to_text());
     }
     if !audit.verified.is_empty() {
-        let tone = if is_intact { Tone::Good } else { Tone::Bad };
+        let tone = if audit.is_intact() { Tone::Good } else { Tone::Bad };
         text.push_str(&format!("{}\n", output::paint(tone, &output::clean_lines(&audit.verified))));
     }
     text

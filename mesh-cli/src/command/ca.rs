@@ -156,7 +156,8 @@ impl CaOut {
             [root] => format!("root expires {}", when(root.expires_ms, now_ms)),
             roots => format!("{} roots", roots.len()),
         };
-        let issuing = self.issuing.as_ref().map(|issuing| when(issuing.expires_ms, now_ms)).unwrap_or_default();
+        let issuing =
+            self.issuing.as_ref().map(|issuing| when(issuing.expires_ms, now_ms)).unwrap_or_default();
         let rotation = if self.is_idle() { String::new() } else { format!(", {}", self.progress()) };
         format!("{roots}, issuing certificate {issuing}, {} certificates live{rotation}", self.svids_total)
     }

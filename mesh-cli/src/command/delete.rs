@@ -42,7 +42,8 @@ pub(crate) struct DeleteArgs {
 /// # Errors
 /// When one of them does not exist; then nothing was changed.
 pub(crate) async fn run(args: DeleteArgs, session: &Session) -> Result<Exit, Failure> {
-    let mut keys: Vec<ResourceKey> = args.objects.iter().map(|text| parse_key(text)).collect::<Result<_, _>>()?;
+    let mut keys: Vec<ResourceKey> =
+        args.objects.iter().map(|text| parse_key(text)).collect::<Result<_, _>>()?;
     if !args.files.is_empty() {
         keys.extend(keys_of(files::read(&args.files, files::Depth::Flat)?));
     }
@@ -55,7 +56,8 @@ pub(crate) async fn run(args: DeleteArgs, session: &Session) -> Result<Exit, Fai
         })
         .collect();
     let client = session.admin().await?;
-    let response = client.answer(client.api().delete(v1::DeleteRequest { objects, dry_run: args.dry_run }).await)?;
+    let response =
+        client.answer(client.api().delete(v1::DeleteRequest { objects, dry_run: args.dry_run }).await)?;
     let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
     receipt::finish(&client, session.format, response, receipt::Wanted { what, wait: args.wait }).await
 }
@@ -64,7 +66,9 @@ pub(crate) async fn run(args: DeleteArgs, session: &Session) -> Result<Exit, Fai
 fn keys_of(documents: Vec<v1::Document>) -> Vec<ResourceKey> {
     documents
         .into_iter()
-        .filter_map(|v1::Document { file, line, yaml }| resource::parse(&SourceDocument { file, line, yaml }).ok())
+        .filter_map(|v1::Document { file, line, yaml }| {
+            resource::parse(&SourceDocument { file, line, yaml }).ok()
+        })
         .map(|resource| resource.key())
         .collect()
 }

@@ -57,7 +57,8 @@ pub(crate) async fn run(args: DiffArgs, session: &Session) -> Result<Exit, Failu
         let client = session.admin().await?;
         client.answer(client.api().apply(v1::ApplyRequest { documents, dry_run: true }).await)?.changes
     };
-    let changes: Vec<ChangeOut> = found.into_iter().map(ChangeOut::from).filter(ChangeOut::is_change).collect();
+    let changes: Vec<ChangeOut> =
+        found.into_iter().map(ChangeOut::from).filter(ChangeOut::is_change).collect();
     let differences = Differences { changes };
     output::print_value(session.format, &differences, || table(&differences))?;
     Ok(if differences.changes.is_empty() { Exit::Done } else { Exit::Bad })

@@ -156,7 +156,10 @@ impl From<v1::Edge> for EdgeOut {
 fn select(mut edges: Vec<EdgeOut>, args: &EdgesArgs) -> Vec<EdgeOut> {
     edges.retain(|edge| {
         args.from.as_ref().is_none_or(|text| edge.source.contains(text))
-            && args.to.as_ref().is_none_or(|text| edge.service.contains(text) || edge.destination.contains(text))
+            && args
+                .to
+                .as_ref()
+                .is_none_or(|text| edge.service.contains(text) || edge.destination.contains(text))
             && (!args.denied || edge.denied + edge.limited > 0)
     });
     edges
@@ -167,7 +170,19 @@ pub(crate) fn table(edges: &[EdgeOut], width: Option<u16>) -> String {
     if edges.is_empty() {
         return "no traffic yet\n".to_owned();
     }
-    let mut grid = Grid::new(&["FROM", "TO", "PROTOCOL", "TLS", "ALLOWED", "REFUSED", "LIMITED", "FAILED", "P50", "P99", "LAST REFUSAL"]);
+    let mut grid = Grid::new(&[
+        "FROM",
+        "TO",
+        "PROTOCOL",
+        "TLS",
+        "ALLOWED",
+        "REFUSED",
+        "LIMITED",
+        "FAILED",
+        "P50",
+        "P99",
+        "LAST REFUSAL",
+    ]);
     for edge in edges {
         let is_outbound = edge.direction == "outbound";
         let from = if is_outbound { format!("{} ↑", short(&edge.source)) } else { short(&edge.source) };

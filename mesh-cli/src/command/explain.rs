@@ -113,7 +113,8 @@ pub(crate) async fn run(args: ExplainArgs, session: &Session) -> Result<Exit, Fa
     if args.denied {
         let request = v1::DecisionsRequest { limit: args.limit, denied_only: true };
         let response = client.answer(client.api().decisions(request).await)?;
-        let decisions = Decisions { decisions: response.decisions.into_iter().map(DecisionOut::from).collect() };
+        let decisions =
+            Decisions { decisions: response.decisions.into_iter().map(DecisionOut::from).collect() };
         output::print_value(session.format, &decisions, || decisions_table(&decisions.decisions))?;
         return Ok(Exit::Done);
     }
@@ -159,7 +160,8 @@ impl From<v1::ExplainResponse> for ExplanationOut {
 
 impl From<v1::ExplainedRule> for RuleOut {
     fn from(rule: v1::ExplainedRule) -> Self {
-        let v1::ExplainedRule { policy, rule, file, line, action, matched, decided, audit, failed_condition } = rule;
+        let v1::ExplainedRule { policy, rule, file, line, action, matched, decided, audit, failed_condition } =
+            rule;
         Self { policy, rule, file, line, action, matched, decided, audit, failed_condition }
     }
 }

@@ -53,7 +53,8 @@ pub(crate) async fn run(args: HistoryArgs, session: &Session) -> Result<Exit, Fa
         name: key.name.to_string(),
     });
     let client = session.admin().await?;
-    let response = client.answer(client.api().history(v1::HistoryRequest { limit: args.limit, object }).await)?;
+    let response =
+        client.answer(client.api().history(v1::HistoryRequest { limit: args.limit, object }).await)?;
     let history = History { entries: response.entries.into_iter().map(EntryOut::from).collect() };
     output::print_value(session.format, &history, || table(&history))?;
     Ok(Exit::Done)
@@ -75,12 +76,8 @@ fn table(history: &History) -> String {
     }
     let mut grid = Grid::new(&["REVISION", "TIME", "WHO", "WHAT", "OBJECTS"]);
     for entry in &history.entries {
-        let mut objects: Vec<String> = entry
-            .changes
-            .iter()
-            .take(OBJECTS_SHOWN)
-            .map(|change| change.object())
-            .collect();
+        let mut objects: Vec<String> =
+            entry.changes.iter().take(OBJECTS_SHOWN).map(|change| change.object()).collect();
         if let Some(more) = entry.changes.len().checked_sub(OBJECTS_SHOWN).filter(|more| *more > 0) {
             objects.push(format!("and {more} more"));
         }

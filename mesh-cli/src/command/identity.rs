@@ -49,8 +49,10 @@ struct IdentityOut {
 pub(crate) async fn run(args: IdentityArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.admin().await?;
     let name = args.name.unwrap_or_default();
-    let response = client.answer(client.api().identities(v1::IdentitiesRequest { name: name.clone() }).await)?;
-    let identities = Identities { identities: response.identities.into_iter().map(IdentityOut::from).collect() };
+    let response =
+        client.answer(client.api().identities(v1::IdentitiesRequest { name: name.clone() }).await)?;
+    let identities =
+        Identities { identities: response.identities.into_iter().map(IdentityOut::from).collect() };
     if identities.identities.is_empty() && !name.is_empty() {
         return Err(Failure::failed(format!("no unexpired certificate was issued to {name:?}"))
             .next("meshctl identity   # all of them"));
@@ -94,7 +96,8 @@ fn table(identities: &[IdentityOut]) -> String {
     let now = output::now_ms();
     let mut grid = Grid::new(&["IDENTITY", "INSTANCE", "SERIAL", "EVIDENCE", "ISSUER", "EXPIRES"]);
     for identity in identities {
-        let serial = identity.serial.get(..16).map_or_else(|| identity.serial.clone(), |head| format!("{head}…"));
+        let serial =
+            identity.serial.get(..16).map_or_else(|| identity.serial.clone(), |head| format!("{head}…"));
         let expires = match identity.revoked {
             true => (Tone::Bad, "revoked".to_owned()),
             false => (Tone::Plain, when(identity.expires_ms, now)),

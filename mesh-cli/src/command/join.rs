@@ -49,7 +49,8 @@ pub(crate) async fn run(args: JoinArgs) -> Result<Exit, Failure> {
 }
 
 fn host_and_port(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is not HOST:PORT, for instance 10.0.0.5:15012 or mesh.example.org:15012");
+    let wrong =
+        || format!("{text:?} is not HOST:PORT, for instance 10.0.0.5:15012 or mesh.example.org:15012");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port: mesh_proto::name::Port = port.parse().map_err(|_| wrong())?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -60,14 +61,16 @@ fn host_and_port(text: &str) -> Result<String, String> {
 }
 
 fn sha256(text: &str) -> Result<Sha256, String> {
-    let wrong = || "it is not 64 hexadecimal digits; `meshctl ca token` prints it beside the token".to_owned();
+    let wrong =
+        || "it is not 64 hexadecimal digits; `meshctl ca token` prints it beside the token".to_owned();
     let digits: Vec<u8> = text
         .chars()
         .filter(|c| *c != ':')
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect::<Option<_>>()
         .ok_or_else(wrong)?;
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
+    let bytes: Vec<u8> =
+        digits.chunks_exact(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect();
     if digits.len() != 64 {
         return Err(wrong());
     }

@@ -35,7 +35,9 @@ pub(crate) struct RollbackArgs {
 pub(crate) async fn run(args: RollbackArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.admin().await?;
     let request = v1::RollbackRequest { revision: args.revision, dry_run: args.dry_run };
-    let response = client.answer(client.api().rollback(request).await).map_err(|failure| failure.next("meshctl history"))?;
+    let response = client
+        .answer(client.api().rollback(request).await)
+        .map_err(|failure| failure.next("meshctl history"))?;
     let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
     receipt::finish(&client, session.format, response, receipt::Wanted { what, wait: args.wait }).await
 }

@@ -175,14 +175,19 @@ fn table(status: &StatusOut) -> String {
         text.push_str("no workload is connected; start one with: meshctl run --name NAME -- CMD…\n");
         return text;
     }
-    let mut grid = Grid::new(&["INSTANCE", "IDENTITY", "STATE", "REVISION", "LAG", "CERTIFICATE", "CONNECTED"]);
+    let mut grid =
+        Grid::new(&["INSTANCE", "IDENTITY", "STATE", "REVISION", "LAG", "CERTIFICATE", "CONNECTED"]);
     for proxy in &status.proxies {
         let tone = match proxy.state.as_str() {
             "in-sync" => Tone::Good,
             "refused" => Tone::Bad,
             _ => Tone::Warn,
         };
-        let lag = if proxy.lag_ms == 0 { "-".to_owned() } else { duration::show(Duration::from_millis(proxy.lag_ms)) };
+        let lag = if proxy.lag_ms == 0 {
+            "-".to_owned()
+        } else {
+            duration::show(Duration::from_millis(proxy.lag_ms))
+        };
         grid.row([
             (Tone::Plain, proxy.instance.clone()),
             (Tone::Plain, proxy.identity.clone()),
@@ -203,8 +208,10 @@ mod tests {
 
     #[test]
     fn what_makes_a_mesh_degraded() {
-        let proxy = v1::ProxyStatus { instance: "web-1".into(), state: "in-sync".into(), ..Default::default() };
-        let well = v1::StatusResponse { store: "ok".into(), proxies: vec![proxy.clone()], ..Default::default() };
+        let proxy =
+            v1::ProxyStatus { instance: "web-1".into(), state: "in-sync".into(), ..Default::default() };
+        let well =
+            v1::StatusResponse { store: "ok".into(), proxies: vec![proxy.clone()], ..Default::default() };
         assert_eq!(problems(&well, 1_000), Vec::<String>::new());
         let ill = v1::StatusResponse {
             store: "disk full".into(),

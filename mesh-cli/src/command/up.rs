@@ -157,7 +157,8 @@ fn is_first_start(state_dir: &Path) -> bool {
 }
 
 fn read(path: &Path, flag: &str) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::failed(format!("{flag} {}: {error}", path.display())))
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::failed(format!("{flag} {}: {error}", path.display())))
 }
 
 fn announce(running: &mesh_control::Running, session: &Session) {
@@ -205,7 +206,11 @@ pub(crate) fn check_state_dir(dir: &Path) -> Result<(), Failure> {
         Failure::failed(message).next("meshctl up --state-dir DIR   # a directory this user may write to")
     };
     use std::os::unix::fs::DirBuilderExt as _;
-    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|error| cannot("made", &error))?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(dir)
+        .map_err(|error| cannot("made", &error))?;
     tempfile::Builder::new()
         .prefix(".write-test-")
         .tempfile_in(dir)

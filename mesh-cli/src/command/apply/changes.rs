@@ -55,7 +55,11 @@ impl ChangeOut {
     /// `accesspolicy/shop/web`, which other commands take.
     pub(crate) fn object(&self) -> String {
         let kind = self.kind.to_ascii_lowercase();
-        if self.namespace.is_empty() { format!("{kind}/{}", self.name) } else { format!("{kind}/{}/{}", self.namespace, self.name) }
+        if self.namespace.is_empty() {
+            format!("{kind}/{}", self.name)
+        } else {
+            format!("{kind}/{}/{}", self.namespace, self.name)
+        }
     }
 
     /// Whether anything is different.

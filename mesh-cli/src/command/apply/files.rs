@@ -49,14 +49,20 @@ pub(crate) fn read(paths: &[PathBuf], depth: Depth) -> Result<Vec<v1::Document>,
         return Err(Failure::failed(format!("there is no document in {}", names.join(", "))));
     }
     if documents.len() > DOCUMENTS_MAX {
-        return Err(Failure::failed(format!("{} documents in one apply; at most {DOCUMENTS_MAX}", documents.len())));
+        return Err(Failure::failed(format!(
+            "{} documents in one apply; at most {DOCUMENTS_MAX}",
+            documents.len()
+        )));
     }
     let problems: Vec<Problem> =
         documents.iter().filter_map(|document| resource::parse(document).err()).flatten().collect();
     if problems.iter().any(Problem::is_error) {
         return Err(refused(&problems, &texts));
     }
-    Ok(documents.into_iter().map(|SourceDocument { file, line, yaml }| v1::Document { file, line, yaml }).collect())
+    Ok(documents
+        .into_iter()
+        .map(|SourceDocument { file, line, yaml }| v1::Document { file, line, yaml })
+        .collect())
 }
 
 fn refused(problems: &[Problem], texts: &BTreeMap<String, String>) -> Failure {
@@ -84,8 +90,11 @@ fn read_one(path: &Path, depth: Depth) -> Result<Vec<(String, String)>, Failure>
     collect(path, depth, DEPTH_MAX, &mut found)?;
     found.sort();
     if found.is_empty() {
-        return Err(Failure::failed(format!("no .yaml, .yml or .json file in the directory {}", path.display()))
-            .next(format!("meshctl apply -R -f {}   # with the directories in it", path.display())));
+        return Err(Failure::failed(format!(
+            "no .yaml, .yml or .json file in the directory {}",
+            path.display()
+        ))
+        .next(format!("meshctl apply -R -f {}   # with the directories in it", path.display())));
     }
     found
         .into_iter()
@@ -103,7 +112,10 @@ fn collect(dir: &Path, depth: Depth, levels_left: usize, found: &mut Vec<PathBuf
         if is_dir {
             if depth == Depth::Recursive {
                 let left = levels_left.checked_sub(1).ok_or_else(|| {
-                    Failure::failed(format!("the directory {} is more than {DEPTH_MAX} levels deep", dir.display()))
+                    Failure::failed(format!(
+                        "the directory {} is more than {DEPTH_MAX} levels deep",
+                        dir.display()
+                    ))
                 })?;
                 collect(&path, depth, left, found)?;
             }
@@ -116,14 +128,19 @@ fn collect(dir: &Path, depth: Depth, levels_left: usize, found: &mut Vec<PathBuf
 
 fn read_file(path: &Path, bytes: u64) -> Result<String, Failure> {
     if bytes > FILE_BYTES_MAX {
-        return Err(Failure::failed(format!("{} has {bytes} bytes; at most {FILE_BYTES_MAX} are read", path.display())));
+        return Err(Failure::failed(format!(
+            "{} has {bytes} bytes; at most {FILE_BYTES_MAX} are read",
+            path.display()
+        )));
     }
     std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
     match error.kind() {
-        std::io::ErrorKind::NotFound => Failure::failed(format!("there is no file or directory {}", path.display())),
+        std::io::ErrorKind::NotFound => {
+            Failure::failed(format!("there is no file or directory {}", path.display()))
+        }
         std::io::ErrorKind::InvalidData => Failure::failed(format!("{} is not UTF-8 text", path.display())),
         _ => Failure::failed(format!("cannot read {}: {error}", path.display()))
             .next(format!("ls -l {}", path.display())),

@@ -75,7 +75,11 @@ pub(crate) async fn finish(
 ///
 /// # Errors
 /// When the control plane refuses or goes away.
-pub(crate) async fn wait(client: &AdminClient, revision: u64, timeout: Duration) -> Result<ReceiptOut, Failure> {
+pub(crate) async fn wait(
+    client: &AdminClient,
+    revision: u64,
+    timeout: Duration,
+) -> Result<ReceiptOut, Failure> {
     let mut last = ReceiptOut::default();
     let following = async {
         let mut stream = client.answer(client.api().r#await(v1::AwaitRequest { revision }).await)?;
@@ -102,7 +106,9 @@ impl ReceiptOut {
         let counts = format!("{}/{}", self.enforced, self.affected);
         let mut text = match (self.affected, self.done) {
             (0, true) => output::paint(Tone::Good, "enforced: no connected sidecar is affected"),
-            (_, true) if self.refused.is_empty() => output::paint(Tone::Good, &format!("enforced by {counts} in {elapsed}")),
+            (_, true) if self.refused.is_empty() => {
+                output::paint(Tone::Good, &format!("enforced by {counts} in {elapsed}"))
+            }
             (_, true) => output::paint(Tone::Bad, &format!("enforced by {counts} after {elapsed}")),
             (_, false) => output::paint(Tone::Bad, &format!("enforced by {counts} only, after {elapsed}")),
         };

@@ -91,12 +91,18 @@ enum Target {
 /// A SPIFFE ID, or hex digits with or without colons.
 fn target(text: &str) -> Result<Target, String> {
     if text.contains("://") {
-        return text.parse().map(Target::Identity).map_err(|error: mesh_proto::identity::IdentityError| error.to_string());
+        return text
+            .parse()
+            .map(Target::Identity)
+            .map_err(|error: mesh_proto::identity::IdentityError| error.to_string());
     }
     let digits: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
     // RFC 5280, 4.1.2.2: at most 20 octets.
     if digits.is_empty() || digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err("it is neither a SPIFFE ID nor up to 40 hexadecimal digits; see: meshctl identity -o json".to_owned());
+        return Err(
+            "it is neither a SPIFFE ID nor up to 40 hexadecimal digits; see: meshctl identity -o json"
+                .to_owned(),
+        );
     }
     Ok(Target::Serial(digits))
 }

@@ -64,7 +64,9 @@ pub(crate) async fn run(args: TokenArgs, session: &Session) -> Result<Exit, Fail
         )
     })?;
     if out.address.starts_with("127.") {
-        output::warn("the control plane listens on the loopback only; other machines need: meshctl up --listen ADDRESS:15012");
+        output::warn(
+            "the control plane listens on the loopback only; other machines need: meshctl up --listen ADDRESS:15012",
+        );
     }
     Ok(Exit::Done)
 }

@@ -9,7 +9,8 @@ use mesh_proxy::{AccessLogTarget, ExplicitListener, InboundPort};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
-const PROTOCOLS: [Protocol; 5] = [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tls, Protocol::Tcp];
+const PROTOCOLS: [Protocol; 5] =
+    [Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tls, Protocol::Tcp];
 
 /// One `--to`, with the service as it was typed, for the child's environment.
 #[derive(Clone, Debug)]
@@ -50,7 +51,8 @@ pub(crate) fn inbound(text: &str) -> Result<InboundPort, String> {
 
 /// `SERVICE[:PORT]=ADDRESS[/PROTOCOL]`.
 pub(crate) fn outbound(text: &str) -> Result<Outbound, String> {
-    let shape = || format!("{text:?} is not SERVICE[:PORT]=ADDRESS[/PROTOCOL], for instance payments=127.0.0.1:9001");
+    let shape =
+        || format!("{text:?} is not SERVICE[:PORT]=ADDRESS[/PROTOCOL], for instance payments=127.0.0.1:9001");
     let (target, place) = text.split_once('=').ok_or_else(shape)?;
     let (listen, protocol) = match place.split_once('/') {
         Some((listen, word)) => (address(listen)?, Some(protocol(word)?)),
@@ -99,7 +101,9 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
         Ok(port) if plain => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
-        _ => Err(format!("{text:?} is not an address with a port, for instance 127.0.0.1:9001, [::1]:9001 or 9001")),
+        _ => Err(format!(
+            "{text:?} is not an address with a port, for instance 127.0.0.1:9001, [::1]:9001 or 9001"
+        )),
     }
 }
 
@@ -128,7 +132,9 @@ pub(crate) fn check_distinct(ports: &[InboundPort], to: &[Outbound]) -> Result<(
             continue;
         }
         if !listeners.insert(listen) {
-            return Err(Failure::usage(format!("--to uses {listen} for two services; give each its own port, or 0")));
+            return Err(Failure::usage(format!(
+                "--to uses {listen} for two services; give each its own port, or 0"
+            )));
         }
         if apps.contains(&listen) {
             return Err(Failure::usage(format!(
@@ -157,7 +163,19 @@ mod tests {
             let got = format!("{} {:?} {:?} {}", port.port, port.protocol, port.name, port.app);
             assert_eq!(got, want, "{text}");
         }
-        for text in ["", "0", "65536", "http", "8080=ftp", "8080=", "8080@x", "8080@0", "Web:80", "8080=http1=x", "+80"] {
+        for text in [
+            "",
+            "0",
+            "65536",
+            "http",
+            "8080=ftp",
+            "8080=",
+            "8080@x",
+            "8080@0",
+            "Web:80",
+            "8080=http1=x",
+            "+80",
+        ] {
             assert!(inbound(text).is_err(), "{text:?}");
         }
     }
@@ -167,14 +185,19 @@ mod tests {
         for (text, want) in [
             ("payments=127.0.0.1:9001", "payments default/payments None 127.0.0.1:9001 None"),
             ("payments=9001/http2", "payments default/payments None 127.0.0.1:9001 Some(Http2)"),
-            ("shop/payments:443=localhost:9001", "shop/payments shop/payments Some(Port(443)) 127.0.0.1:9001 None"),
+            (
+                "shop/payments:443=localhost:9001",
+                "shop/payments shop/payments Some(Port(443)) 127.0.0.1:9001 None",
+            ),
             ("store=[::1]:0/tcp", "store default/store None [::1]:0 Some(Tcp)"),
         ] {
             let to = outbound(text).expect(text);
             let ExplicitListener { service, port, listen, protocol } = to.listener;
             assert_eq!(format!("{} {service} {port:?} {listen} {protocol:?}", to.typed), want, "{text}");
         }
-        for text in ["", "payments", "payments=", "=9001", "payments=x", "payments=9001/x", "a/b/c=9001", "p:0=9001"] {
+        for text in
+            ["", "payments", "payments=", "=9001", "payments=x", "payments=9001/x", "a/b/c=9001", "p:0=9001"]
+        {
             assert!(outbound(text).is_err(), "{text:?}");
         }
     }

@@ -195,6 +195,7 @@ async fn finish(proxy: Proxy<'_>, drain: Duration) -> Result<(), Failure> {
 fn sidecar_failure(ended: Result<(), ProxyError>) -> Failure {
     match ended {
         Ok(()) => Failure::new(Kind::Sidecar, "the sidecar ended by itself"),
-        Err(error) => Failure::new(Kind::Sidecar, format!("the sidecar failed: {}", chain(&error))).next("meshctl check"),
+        Err(error) => Failure::new(Kind::Sidecar, format!("the sidecar failed: {}", chain(&error)))
+            .next("meshctl check"),
     }
 }

@@ -1,0 +1,138 @@
+//! A control plane and programs under their sidecars, as processes.
+
+use crate::{fails, folder, meshctl};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Generous: a machine that builds at the same time is slow.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A control plane that ends with the test.
+struct Control(Child);
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Control {
+    fn start(state: &Path) -> Self {
+        let child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
+            .args(["up", "--listen", "127.0.0.1:0", "--log", "warn"])
+            .env("MESHCTL_STATE_DIR", state)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("meshctl starts");
+        let control = Self(child);
+        until("the control plane answers", || {
+            meshctl(state).arg("status").output().is_ok_and(|o| o.status.success())
+        });
+        control
+    }
+}
+
+/// Looks until a state is there.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "a deadline for a state of another process")]
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_second_control_plane_is_told_of_the_first() {
+    let state = folder();
+    let _control = Control::start(state.path());
+    fails(state.path(), &["up", "--listen", "127.0.0.1:0"], 1, &["already runs", "meshctl status"]);
+    fails(state.path(), &["restore", "/no/backup"], 1, &["stop it first"]);
+    fails(state.path(), &["check", "--repair-store"], 1, &["stop it first"]);
+}
+
+#[test]
+fn the_exit_code_is_the_programs_own() {
+    let state = folder();
+    let _control = Control::start(state.path());
+    let run = |program: &[&str]| {
+        let output = meshctl(state.path())
+            .args(["run", "--name", "web", "--drain", "1s", "--"])
+            .args(program)
+            .output()
+            .expect("meshctl runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert_eq!(run(&["true"]).0, Some(0));
+    assert_eq!(run(&["sh", "-c", "exit 7"]).0, Some(7));
+    assert_eq!(run(&["sh", "-c", "kill -9 $$"]).0, Some(137));
+    let (code, text) = run(&["no-such-program-here"]);
+    assert_eq!(code, Some(127), "{text}");
+    assert!(text.contains("there is no program"), "{text}");
+    let (code, text) = run(&["/"]);
+    assert_eq!(code, Some(126), "{text}");
+}
+
+#[test]
+fn signals_reach_the_program_and_it_dies_with_its_sidecar() {
+    let state = folder();
+    let _control = Control::start(state.path());
+    let file = |name: &str| state.path().join(name);
+    let script = |name: &str| {
+        let (ready, told) = (file(&format!("{name}.ready")), file(&format!("{name}.told")));
+        format!(
+            "trap 'echo term > {told}; exit 3' TERM; trap 'echo hup > {told}' HUP; echo $$ > {ready}; \
+             while :; do read -r _ < /dev/tty || sleep 0.05; done 2> /dev/null",
+            told = told.display(),
+            ready = ready.display(),
+        )
+    };
+    let start = |name: &str| {
+        let child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
+            .args(["run", "--name", name, "--drain", "1s", "--", "sh", "-c", &script(name)])
+            .env("MESHCTL_STATE_DIR", state.path())
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("meshctl starts");
+        until("the program runs", || file(&format!("{name}.ready")).exists());
+        child
+    };
+    let kill = |signal: &str, pid: &str| {
+        Command::new("kill").args([signal, pid]).status().expect("kill runs");
+    };
+    let holds =
+        |name: &str, text: &str| std::fs::read_to_string(file(name)).is_ok_and(|found| found.trim() == text);
+
+    let mut child = start("a");
+    kill("-HUP", &child.id().to_string());
+    until("the program is told of SIGHUP", || holds("a.told", "hup"));
+    kill("-TERM", &child.id().to_string());
+    until("the program is told of SIGTERM", || holds("a.told", "term"));
+    assert_eq!(child.wait().expect("it ends").code(), Some(3));
+
+    let mut child = start("b");
+    child.kill().expect("the sidecar is killed");
+    assert_eq!(child.wait().expect("it ends").signal(), Some(9));
+    until("the program is ended with its killed sidecar", || holds("b.told", "term"));
+}
+
+#[test]
+fn the_program_finds_the_services_it_calls() {
+    let state = folder();
+    let _control = Control::start(state.path());
+    let output = meshctl(state.path())
+        .args(["run", "--name", "web", "--drain", "1s", "--to", "shop/pay-ments=0", "--"])
+        .args(["sh", "-c", "echo $MESHCTL_TO_SHOP_PAY_MENTS"])
+        .assert()
+        .success();
+    let text = String::from_utf8_lossy(&output.get_output().stdout).into_owned();
+    let address: std::net::SocketAddr =
+        text.trim().parse().unwrap_or_else(|_| panic!("{text:?} is not an address"));
+    assert!(address.port() != 0 && address.ip().is_loopback(), "{address}");
+}
