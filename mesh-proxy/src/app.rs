@@ -1,8 +1,45 @@
 //! The wiring diagram: every thread and every task that outlives a connection, who owns it, how it ends.
+//!
+//! ```text
+//! control thread (the caller's runtime)            data threads, one runtime each
+//!   renewal ──identity──▶ publisher ──applied──▶     data::run ─ accept loops ─ a task for each connection
+//!   discovery client ──proposals──▶ │  ◀──in use──     │
+//!        ◀──wanted──────────────────┼──────────────────┤
+//!   reporter ◀──records, counters───┼──────────────────┘
+//!      └──reports──▶ telemetry client
+//!   admin: reads applied, counters; asks data threads for their connections
+//! ```
+//!
+//! All control tasks live in one `JoinSet` and end with the token `ends`; data threads end when they have drained.
 
+use crate::admin::{self, Admin};
+use crate::data::{self, BACKLOG, QUESTIONS_MAX, Setup};
+use crate::discovery::apply::{Applied, InUse, Publisher};
+use crate::discovery::client::{Client, Link, LinkState, Registration};
+use crate::identity::{self, WorkloadIssuer};
+use crate::listen::{self, Bound};
+use crate::observe::access_log::AccessLog;
+use crate::observe::record::RECORDS_MAX;
+use crate::observe::report::{REPORTS_MAX, Reporter};
+use crate::observe::{Shard, telemetry};
+use crate::outbound::Intent;
+use crate::worker::Facts;
 use crate::{Config, ProxyError, Ready};
-use tokio::sync::oneshot;
+use mesh_ca::client::{Identity, Issuer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+/// Services that wait to be subscribed to.
+const WANTED_MAX: usize = 256;
+/// How long new calls are still taken after the control plane was told that this workload goes away: within it every
+/// other proxy has stopped choosing it. A quarter of the drain time at most.
+const LEAVE_AFTER: Duration = Duration::from_millis(500);
+/// Time for the last report and the last acknowledgement at shutdown.
+const FAREWELL: Duration = Duration::from_millis(300);
 
 /// See [`crate::run`].
 pub(crate) async fn run(
@@ -10,6 +47,291 @@ pub(crate) async fn run(
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
-    drop((config, ready, shutdown));
-    Err(ProxyError::Identity { problem: "the data path is not wired yet".to_owned() })
+    mesh_ca::install_crypto();
+    let workers = config.workers.max(1);
+    let log = AccessLog::open(&config.access_log)?;
+    let sockets = Sockets::bind(&config, workers)?;
+    let ends = CancellationToken::new();
+    let _ends_on_return = ends.clone().drop_guard();
+    let mut tasks = JoinSet::new();
+
+    let issuer = WorkloadIssuer::new(&config);
+    let (publish, applied) = watch::channel(None);
+    let wiring = Wiring::new(&config, workers, applied);
+    let admin_address = sockets.admin.as_ref().map(|bound| bound.address);
+    let mut questions = Vec::new();
+    let mut asks = Vec::new();
+    for _ in 0..workers {
+        let (ask, question) = mpsc::channel(QUESTIONS_MAX);
+        asks.push(ask);
+        questions.push(question);
+    }
+    if let Some(bound) = sockets.admin {
+        let admin = Admin::new(&wiring, asks);
+        for listener in bound.open(BACKLOG)? {
+            tasks.spawn(admin::serve(Arc::clone(&admin), listener, ends.clone()));
+        }
+    }
+
+    let first = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        first = identity::first(&issuer, &config.instance) => first?,
+    };
+    let mesh_address = sockets.mesh.address;
+    let feeds = Control { config: &config, issuer, first, wiring: &wiring, mesh_address };
+    let leaving = CancellationToken::new();
+    let data = feeds.start(&mut tasks, publish, log, (&ends, &leaving));
+
+    let mut have_snapshot = wiring.applied.clone();
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        _ = have_snapshot.wait_for(Option::is_some) => {}
+    }
+    let drain = CancellationToken::new();
+    let outbound: Vec<SocketAddr> = sockets.explicit.iter().map(|(bound, _)| bound.address).collect();
+    let opened = Opened::open(sockets.mesh, sockets.explicit, workers)?;
+    let mut threads = start_threads(opened, &wiring, data, questions, (&drain, config.drain)).await?;
+    tracing::info!(%mesh_address, instance = %config.instance, "the proxy is ready");
+    // Whoever embeds us may have given up waiting; the traffic does not depend on it.
+    let _ = ready.send(Ready { mesh_address, admin_address, outbound });
+
+    let failed = tokio::select! {
+        () = shutdown.cancelled() => None,
+        failed = threads.wait_any() => failed,
+    };
+    leaving.cancel();
+    if failed.is_none() {
+        tokio::time::sleep(LEAVE_AFTER.min(config.drain / 4)).await;
+    }
+    drain.cancel();
+    let failed_later = threads.wait_all().await;
+    tokio::time::sleep(FAREWELL.min(config.drain)).await;
+    ends.cancel();
+    while tasks.join_next().await.is_some() {}
+    failed.or(failed_later).map_or(Ok(()), Err)
+}
+
+/// What many parts read.
+pub(crate) struct Wiring {
+    /// What does not change.
+    pub(crate) facts: Arc<Facts>,
+    /// One shard for each worker, and one for the control thread.
+    pub(crate) shards: Vec<Arc<Shard>>,
+    /// The control thread's own.
+    pub(crate) own: Arc<Shard>,
+    /// The configuration in use.
+    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
+    /// Which generation each worker judges by.
+    pub(crate) in_use: Arc<InUse>,
+    /// The control plane connection.
+    pub(crate) link: Arc<LinkState>,
+}
+
+impl Wiring {
+    fn new(config: &Config, workers: usize, applied: watch::Receiver<Option<Arc<Applied>>>) -> Self {
+        let own: Arc<Shard> = Arc::default();
+        let mut shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
+        shards.push(Arc::clone(&own));
+        let facts = Facts::new(config);
+        Self { facts, shards, own, applied, in_use: InUse::new(workers), link: Arc::default() }
+    }
+}
+
+/// All sockets, bound.
+struct Sockets {
+    mesh: Bound,
+    explicit: Vec<(Bound, Intent)>,
+    admin: Option<Bound>,
+}
+
+impl Sockets {
+    fn bind(config: &Config, workers: usize) -> Result<Self, ProxyError> {
+        let mesh = listen::bind(config.listen, "mesh traffic", workers)?;
+        let mut explicit = Vec::new();
+        for listener in &config.outbound {
+            let bound = listen::bind(listener.listen, &format!("calls to {}", listener.service), workers)?;
+            let intent = Intent {
+                service: listener.service.clone(),
+                port: listener.port,
+                protocol: listener.protocol,
+            };
+            explicit.push((bound, intent));
+        }
+        let admin = config.admin.map(|address| listen::bind(address, "admin", 1)).transpose()?;
+        Ok(Self { mesh, explicit, admin })
+    }
+}
+
+/// The listening sockets of one worker.
+struct Opened {
+    mesh: std::net::TcpListener,
+    explicit: Vec<(std::net::TcpListener, Intent)>,
+}
+
+impl Opened {
+    /// Opens all sockets and deals them out to the workers.
+    fn open(mesh: Bound, explicit: Vec<(Bound, Intent)>, workers: usize) -> Result<Vec<Self>, ProxyError> {
+        let mut all: Vec<Self> = Vec::with_capacity(workers);
+        for mesh in mesh.open(BACKLOG)? {
+            all.push(Self { mesh, explicit: Vec::new() });
+        }
+        for (bound, intent) in explicit {
+            for (worker, socket) in all.iter_mut().zip(bound.open(BACKLOG)?) {
+                worker.explicit.push((socket, intent.clone()));
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// What the control tasks are made of.
+struct Control<'a> {
+    config: &'a Config,
+    issuer: Arc<WorkloadIssuer>,
+    first: Arc<Identity>,
+    wiring: &'a Wiring,
+    mesh_address: SocketAddr,
+}
+
+/// The ends that data threads hold.
+struct DataEnds {
+    records: mpsc::Sender<crate::observe::Record>,
+    wanted: mpsc::Sender<mesh_proto::name::ServiceRef>,
+}
+
+impl Control<'_> {
+    /// Starts renewal, publisher, discovery, reporter and telemetry.
+    fn start(
+        self,
+        tasks: &mut JoinSet<()>,
+        publish: watch::Sender<Option<Arc<Applied>>>,
+        log: AccessLog,
+        (ends, leaving): (&CancellationToken, &CancellationToken),
+    ) -> DataEnds {
+        let Self { config, issuer, first, wiring, mesh_address } = self;
+        let (identity_out, identity) = watch::channel(Arc::clone(&first));
+        let renew_now = Arc::new(Notify::new());
+        tasks.spawn(mesh_ca::client::keep_fresh(
+            Arc::clone(&issuer),
+            config.instance.clone(),
+            identity_out,
+            Arc::clone(&renew_now),
+            ends.clone(),
+        ));
+        let (propose, proposals) = mpsc::channel(1);
+        let learn = Box::new(move |bundles: &_| issuer.learn(bundles));
+        let publisher = Publisher::new(Arc::clone(&first), publish, Arc::clone(&wiring.in_use), learn);
+        tasks.spawn(publisher.run(identity.clone(), proposals, ends.clone()));
+
+        let (wanted, asked_for) = mpsc::channel(WANTED_MAX);
+        let registration = Registration {
+            facts: Arc::clone(&wiring.facts),
+            address: advertised(mesh_address, &first.control_address).to_string(),
+            labels: config.labels.clone().into_iter().collect(),
+        };
+        let link = || Link::new(identity.clone(), wiring.applied.clone(), Arc::clone(&wiring.link));
+        let subscriptions = config.outbound.iter().map(|listener| listener.service.clone()).collect();
+        let channels = (propose, asked_for);
+        let client = Client::new(link(), registration, channels, subscriptions, (renew_now, leaving.clone()));
+        tasks.spawn(client.run(ends.clone()));
+
+        let (records, recorded) = mpsc::channel(RECORDS_MAX);
+        let (reports, to_send) = mpsc::channel(REPORTS_MAX);
+        let reporter = Reporter::new(wiring.shards.clone(), Arc::clone(&wiring.own), log, reports);
+        tasks.spawn(reporter.run(recorded, ends.clone()));
+        tasks.spawn(telemetry::run(link(), to_send, ends.clone()));
+        DataEnds { records, wanted }
+    }
+}
+
+/// The address that others reach us at: what we listen on, or, where that is every address, the one that faces the
+/// control plane.
+fn advertised(listening: SocketAddr, control: &str) -> SocketAddr {
+    if !listening.ip().is_unspecified() {
+        return listening;
+    }
+    // Connecting a datagram socket sends nothing; it asks the system for the route.
+    let facing = std::net::UdpSocket::bind((listening.ip(), 0))
+        .and_then(|socket| socket.connect(control).map(|()| socket))
+        .and_then(|socket| socket.local_addr());
+    facing.map_or(listening, |facing| SocketAddr::new(facing.ip(), listening.port()))
+}
+
+/// The data threads.
+struct Threads {
+    handles: Vec<Option<std::thread::JoinHandle<()>>>,
+    ended: JoinSet<(usize, Result<std::io::Result<()>, oneshot::error::RecvError>)>,
+    drain: CancellationToken,
+}
+
+impl Threads {
+    /// Waits until one ends, which none should before it is told to drain.
+    async fn wait_any(&mut self) -> Option<ProxyError> {
+        match self.ended.join_next().await {
+            Some(Ok((worker, Ok(Ok(()))))) if self.drain.is_cancelled() => {
+                tracing::debug!(worker, "data thread drained");
+                None
+            }
+            Some(Ok((worker, Ok(Err(source))))) => {
+                tracing::error!(worker, %source, "data thread failed");
+                Some(ProxyError::Thread { source })
+            }
+            Some(Ok((worker, _))) => Some(ProxyError::Worker { worker }),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// Waits until all have ended; the first failure, if any.
+    async fn wait_all(mut self) -> Option<ProxyError> {
+        let mut failed = None;
+        while !self.ended.is_empty() {
+            let one = self.wait_any().await;
+            failed = failed.or(one);
+        }
+        for handle in self.handles.iter_mut().filter_map(Option::take) {
+            // It has sent its result, so it ends at once; a panic has been logged by the panic hook.
+            let _ = handle.join();
+        }
+        failed
+    }
+}
+
+async fn start_threads(
+    opened: Vec<Opened>,
+    wiring: &Wiring,
+    ends: DataEnds,
+    questions: Vec<mpsc::Receiver<oneshot::Sender<Vec<crate::connections::Description>>>>,
+    (drain, drain_max): (&CancellationToken, Duration),
+) -> Result<Threads, ProxyError> {
+    let mut threads = Threads { handles: Vec::new(), ended: JoinSet::new(), drain: drain.clone() };
+    for ((index, opened), questions) in opened.into_iter().enumerate().zip(questions) {
+        let (ready, is_ready) = oneshot::channel();
+        let shard = wiring.shards.get(index).cloned().unwrap_or_default();
+        let setup = Setup {
+            index,
+            facts: Arc::clone(&wiring.facts),
+            shard,
+            records: ends.records.clone(),
+            wanted: ends.wanted.clone(),
+            mesh: opened.mesh,
+            explicit: opened.explicit,
+            applied: wiring.applied.clone(),
+            in_use: Arc::clone(&wiring.in_use),
+            questions,
+            drain: (drain.clone(), drain_max),
+            ready,
+        };
+        let (end, ended) = oneshot::channel();
+        let handle = std::thread::Builder::new()
+            .name(format!("mesh-data-{index}"))
+            // The receiver is gone only when the whole proxy is.
+            .spawn(move || drop(end.send(data::run(setup))))
+            .map_err(|source| ProxyError::Thread { source })?;
+        threads.handles.push(Some(handle));
+        threads.ended.spawn(async move { (index, ended.await) });
+        if is_ready.await.is_err() {
+            return Err(threads.wait_any().await.unwrap_or(ProxyError::Worker { worker: index }));
+        }
+    }
+    Ok(threads)
 }

@@ -8,11 +8,28 @@
 //! The stages in the order a request meets them: `accept` → `outbound` → `balance` → the wire → `inbound` → `limit` →
 //! the application. `app` wires the threads, `discovery` and `identity` feed them, `observe` and `admin` tell about it.
 
+mod accept;
+mod admin;
 mod app;
+pub mod args;
+mod balance;
 pub mod capture;
+mod clock;
 mod config;
+mod connections;
+mod data;
+mod discovery;
 pub mod http;
+mod identity;
+mod inbound;
+mod limit;
+mod listen;
+mod observe;
+mod outbound;
 pub mod refusal;
+mod transport;
+mod tunnel;
+mod worker;
 
 pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig};
 

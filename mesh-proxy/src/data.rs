@@ -1,0 +1,237 @@
+//! One data thread: its listeners, its connections, and the loop that tells them of changes.
+//!
+//! `app` starts it and tells it to drain. Everything in here runs on one current-thread runtime.
+
+use crate::clock;
+use crate::connections::{Connections, Description};
+use crate::discovery::Applied;
+use crate::discovery::apply::InUse;
+use crate::http::Limits;
+use crate::inbound::{self, Inbound};
+use crate::observe::{Recorder, Shard};
+use crate::outbound::pool::SWEEP_EVERY;
+use crate::outbound::{self, Intent, Listener, Outbound};
+use crate::transport::Dialer;
+use crate::tunnel::Scratch;
+use crate::worker::{Facts, Random, Worker};
+use mesh_proto::name::ServiceRef;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections that wait to be accepted.
+pub(crate) const BACKLOG: i32 = 1_024;
+/// Pause after an accept failed, mostly for want of descriptors: others may close meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Questions of the admin endpoint that wait.
+pub(crate) const QUESTIONS_MAX: usize = 4;
+
+/// What a data thread is made of.
+pub(crate) struct Setup {
+    /// Which one, from 0.
+    pub(crate) index: usize,
+    /// What does not change.
+    pub(crate) facts: Arc<Facts>,
+    /// Counters.
+    pub(crate) shard: Arc<Shard>,
+    /// Lines for the access log.
+    pub(crate) records: mpsc::Sender<crate::observe::Record>,
+    /// Destinations to subscribe to.
+    pub(crate) wanted: mpsc::Sender<ServiceRef>,
+    /// The mesh listener.
+    pub(crate) mesh: std::net::TcpListener,
+    /// The explicit listeners.
+    pub(crate) explicit: Vec<(std::net::TcpListener, Intent)>,
+    /// The configuration; holds one already.
+    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
+    /// Told which one is in use.
+    pub(crate) in_use: Arc<InUse>,
+    /// Questions of the admin endpoint.
+    pub(crate) questions: mpsc::Receiver<oneshot::Sender<Vec<Description>>>,
+    /// When to begin to drain, and how long at most.
+    pub(crate) drain: (CancellationToken, Duration),
+    /// Told when connections are accepted.
+    pub(crate) ready: oneshot::Sender<()>,
+}
+
+/// Runs a data thread to its end: until it has drained.
+///
+/// # Errors
+/// The runtime or a listener could not be set up.
+pub(crate) fn run(setup: Setup) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let result = runtime.block_on(serve(setup));
+    // Blocking work is never started here, so nothing is waited for.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(setup: Setup) -> io::Result<()> {
+    let Some(first) = setup.applied.borrow().clone() else {
+        return Err(io::Error::other("a data thread was started without a snapshot"));
+    };
+    let generation = first.generation;
+    let worker = Rc::new(Worker {
+        facts: setup.facts,
+        connections: Connections::new(first),
+        recorder: Recorder::new(setup.records, Arc::clone(&setup.shard), rand::random()),
+        shard: setup.shard,
+        wanted: setup.wanted,
+        limits: Limits::default(),
+        dialer: Dialer::Here,
+        scratch: Scratch::new(),
+        tasks: TaskTracker::new(),
+        random: Random::new(rand::random()),
+    });
+    setup.in_use.set(setup.index, generation);
+    let inbound = Inbound::new(Rc::clone(&worker));
+    let outbound = Outbound::new(Rc::clone(&worker));
+    let stop = CancellationToken::new();
+    let accepting = TaskTracker::new();
+    accepting.spawn_local(accept_mesh(Rc::clone(&inbound), TcpListener::from_std(setup.mesh)?, stop.clone()));
+    for (socket, intent) in setup.explicit {
+        let listener = Listener::Explicit { socket: TcpListener::from_std(socket)?, intent: Rc::new(intent) };
+        accepting.spawn_local(accept_outbound(Rc::clone(&outbound), listener, stop.clone()));
+    }
+    // Nobody waits any more if the start was given up meanwhile.
+    let _ = setup.ready.send(());
+    let mut desk = Desk {
+        index: setup.index,
+        applied: setup.applied,
+        in_use: setup.in_use,
+        questions: setup.questions,
+        worker: Rc::clone(&worker),
+        inbound,
+        outbound,
+    };
+    let (drain, drain_max) = setup.drain;
+    tokio::select! {
+        () = desk.run() => {}
+        () = drain.cancelled() => {}
+    }
+    // Listeners stay open while others learn that this workload goes away; `app` cancels only after that.
+    stop.cancel();
+    accepting.close();
+    worker.connections.drain();
+    worker.tasks.close();
+    desk.inbound.apps.close_idle();
+    desk.outbound.lanes.close_idle();
+    let drained = async {
+        accepting.wait().await;
+        worker.tasks.wait().await;
+    };
+    tokio::select! {
+        () = drained => {}
+        // Configuration still counts while connections finish.
+        () = desk.run() => {}
+        () = tokio::time::sleep(drain_max) => {
+            tracing::warn!(open = worker.connections.len(), "drain time is over; cutting what is left");
+        }
+    }
+    Ok(())
+}
+
+/// What the thread's own loop works with.
+struct Desk {
+    index: usize,
+    applied: watch::Receiver<Option<Arc<Applied>>>,
+    in_use: Arc<InUse>,
+    questions: mpsc::Receiver<oneshot::Sender<Vec<Description>>>,
+    worker: Rc<Worker>,
+    inbound: Rc<Inbound>,
+    outbound: Rc<Outbound>,
+}
+
+impl Desk {
+    /// Puts configurations to use, sweeps pools, answers questions; ends when its senders are gone.
+    async fn run(&mut self) {
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut judged_at = clock::since_epoch().as_secs();
+        loop {
+            // All branches are cancel safe.
+            tokio::select! {
+                changed = self.applied.changed() => {
+                    if changed.is_err() {
+                        return std::future::pending().await;
+                    }
+                    self.take().await;
+                }
+                Some(answer) = self.questions.recv() => {
+                    // Who asked may have gone.
+                    let _ = answer.send(self.worker.connections.describe());
+                }
+                _ = sweep.tick() => {
+                    let applied = self.worker.applied();
+                    self.sweep(&applied);
+                    let now = clock::since_epoch().as_secs();
+                    if applied.expiries.iter().any(|at| (judged_at + 1..=now).contains(at)) {
+                        self.worker.connections.judge_again();
+                    }
+                    judged_at = now;
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self) {
+        let Some(applied) = self.applied.borrow_and_update().clone() else { return };
+        let generation = applied.generation;
+        self.worker.connections.replace(Arc::clone(&applied));
+        self.sweep(&applied);
+        // Those that were woken judge before this is reported as in use.
+        tokio::task::yield_now().await;
+        self.in_use.set(self.index, generation);
+    }
+
+    fn sweep(&self, applied: &Applied) {
+        let now = clock::now();
+        self.inbound.apps.sweep(applied, now);
+        self.outbound.lanes.sweep(applied, now);
+    }
+}
+
+async fn accept_mesh(inbound: Rc<Inbound>, socket: TcpListener, stop: CancellationToken) {
+    loop {
+        // Cancel safe: a connection that was not returned stays in the backlog.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                let serving = inbound::serve(Rc::clone(&inbound), stream, from, None);
+                inbound.worker.tasks.spawn_local(serving);
+            }
+            Err(error) => pause_accepting(&error).await,
+        }
+    }
+}
+
+async fn accept_outbound(outbound: Rc<Outbound>, listener: Listener, stop: CancellationToken) {
+    loop {
+        // Cancel safe: a connection that was not returned stays in the backlog.
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, from, intent)) => {
+                let serving = outbound::serve(Rc::clone(&outbound), stream, from, intent);
+                outbound.worker.tasks.spawn_local(serving);
+            }
+            Err(error) => pause_accepting(&error).await,
+        }
+    }
+}
+
+async fn pause_accepting(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}

@@ -1,0 +1,355 @@
+//! The discovery stream: what this proxy is, what it wants to know, what it uses.
+//!
+//! Reconnects for ever, with growing pauses; meanwhile the data path goes on with what it has. An update is acknowledged
+//! when every worker judges by it, refused when it cannot be used.
+
+use super::Applied;
+use super::apply::{Proposal, control_client};
+use crate::clock;
+use crate::worker::Facts;
+use mesh_ca::client::Identity;
+use mesh_ca::tls::control_server_name;
+use mesh_proto::config::Revision;
+use mesh_proto::name::ServiceRef;
+use mesh_proto::wire::{Items, MESSAGE_BYTES_MAX, v1};
+use rustls::ClientConfig;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use v1::control_message::Kind as FromControl;
+use v1::proxy_message::Kind as ToControl;
+
+/// Time to connect, handshake and open the stream.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// First pause after a failure; doubled each time.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Longest pause: a control plane that is back is found within it, and 5,000 proxies make 1,000 attempts a second.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A stream that lived this long was a good one: the next pause is short again.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// How often what is held is told, so that divergence is found.
+const DIGEST_EVERY: Duration = Duration::from_secs(30);
+/// Messages that wait to be sent.
+const OUTGOING_MAX: usize = 16;
+/// HTTP/2 pings find a control plane that vanished without a word.
+const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// What the control plane connection is made with, and what is told of it.
+pub(crate) struct Link {
+    /// The certificate in use.
+    pub(crate) identity: watch::Receiver<Arc<Identity>>,
+    /// What is in use: newer bundles and revocations than came with the certificate.
+    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
+    /// What is shown of it.
+    pub(crate) state: Arc<LinkState>,
+}
+
+impl Link {
+    /// With the certificate and the configuration that are in use at each attempt.
+    pub(crate) fn new(
+        identity: watch::Receiver<Arc<Identity>>,
+        applied: watch::Receiver<Option<Arc<Applied>>>,
+        state: Arc<LinkState>,
+    ) -> Self {
+        Self { identity, applied, state }
+    }
+
+    fn configure(&self, identity: &Identity) -> Result<Arc<ClientConfig>, String> {
+        let snapshot = self.applied.borrow().as_ref().map(|applied| Arc::clone(&applied.snapshot));
+        control_client(identity, snapshot.as_deref())
+    }
+}
+
+/// What is shown of the connection.
+#[derive(Debug, Default)]
+pub(crate) struct LinkState {
+    /// Whether it stands.
+    pub(crate) connected: AtomicBool,
+    /// Updates that are in use.
+    pub(crate) applied: AtomicU64,
+    /// Updates that were refused.
+    pub(crate) refused: AtomicU64,
+    /// Certificates replaced.
+    pub(crate) renewals: AtomicU64,
+}
+
+/// What the proxy is, as the control plane shall know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Registration {
+    /// What does not change.
+    pub(crate) facts: Arc<Facts>,
+    /// Where other proxies reach this one.
+    pub(crate) address: String,
+    /// Labels that policies and services select by.
+    pub(crate) labels: std::collections::HashMap<String, String>,
+}
+
+/// Keeps the stream open and applies what comes.
+pub(crate) struct Client {
+    link: Link,
+    registration: Registration,
+    proposals: mpsc::Sender<Proposal>,
+    wanted: mpsc::Receiver<ServiceRef>,
+    subscriptions: BTreeSet<ServiceRef>,
+    held: Items,
+    revision: Revision,
+    /// The mesh asked for new certificates: told to the renewal.
+    renew_now: Arc<Notify>,
+    draining: CancellationToken,
+}
+
+/// How a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Setup(String),
+    #[error("cannot reach the control plane: {}", chain(.0))]
+    Connect(tonic::transport::Error),
+    #[error("the control plane ended the stream: {} ({:?})", .0.message(), .0.code())]
+    Status(tonic::Status),
+    #[error("no answer from the control plane within {OPEN_WITHIN:?}")]
+    Timeout,
+    #[error("the control plane closed the stream")]
+    Closed,
+}
+
+/// An error with all its causes: tonic's own text says only "transport error".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl Client {
+    /// Holds nothing yet. `subscriptions` are asked for from the start, more come through `wanted`.
+    pub(crate) fn new(
+        link: Link,
+        registration: Registration,
+        (proposals, wanted): (mpsc::Sender<Proposal>, mpsc::Receiver<ServiceRef>),
+        subscriptions: BTreeSet<ServiceRef>,
+        (renew_now, draining): (Arc<Notify>, CancellationToken),
+    ) -> Self {
+        Self {
+            link,
+            registration,
+            proposals,
+            wanted,
+            subscriptions,
+            held: Items::default(),
+            revision: Revision::default(),
+            renew_now,
+            draining,
+        }
+    }
+
+    /// Runs until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let mut pause = PAUSE_MIN;
+        loop {
+            let began = clock::now();
+            // A stream that is dropped ends at the other side too.
+            let ended = tokio::select! {
+                () = shutdown.cancelled() => return,
+                ended = self.stream() => ended,
+            };
+            self.link.state.connected.store(false, Ordering::Relaxed);
+            tracing::warn!(problem = %ended, retry_in = ?pause, "no control plane; going on with what is known");
+            let lived = clock::now().saturating_duration_since(began);
+            pause = if lived > GOOD_AFTER { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };
+            // Between half and all of it, so that a fleet does not come back in step.
+            let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(jittered) => {}
+            }
+        }
+    }
+
+    async fn stream(&mut self) -> Ended {
+        let identity = Arc::clone(&self.link.identity.borrow());
+        let (send, outgoing) = mpsc::channel(OUTGOING_MAX);
+        let opening = async {
+            let channel = connect(&self.link, &identity).await?;
+            let mut discovery = v1::discovery_client::DiscoveryClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            // Full only if nobody reads, and it holds more than this one.
+            let _ = send.try_send(message(ToControl::Hello(self.hello())));
+            discovery.stream(ReceiverStream::new(outgoing)).await.map_err(Ended::Status)
+        };
+        let incoming = match tokio::time::timeout(OPEN_WITHIN, opening).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(ended)) => return ended,
+            Err(_) => return Ended::Timeout,
+        };
+        self.link.state.connected.store(true, Ordering::Relaxed);
+        tracing::info!(address = %identity.control_address, "connected to the control plane");
+        self.talk(incoming, send).await
+    }
+
+    async fn talk(
+        &mut self,
+        mut incoming: Streaming<v1::ControlMessage>,
+        send: mpsc::Sender<v1::ProxyMessage>,
+    ) -> Ended {
+        let mut digests = tokio::time::interval(DIGEST_EVERY);
+        digests.reset();
+        let draining = self.draining.clone();
+        let mut identity = self.link.identity.clone();
+        identity.mark_unchanged();
+        let mut told_draining = false;
+        loop {
+            // All branches are cancel safe; an update is applied to its end before anything else is read.
+            let kind = tokio::select! {
+                received = incoming.message() => match received {
+                    Err(status) => return Ended::Status(status),
+                    Ok(None) => return Ended::Closed,
+                    Ok(Some(v1::ControlMessage { kind: Some(FromControl::Update(update)) })) => self.update(update).await,
+                    // Of a newer release: nothing to do with it.
+                    Ok(Some(v1::ControlMessage { kind: None })) => continue,
+                },
+                wanted = self.wanted.recv() => {
+                    let Some(service) = wanted else { return Ended::Closed };
+                    if !self.subscriptions.insert(service) {
+                        continue;
+                    }
+                    ToControl::Subscribe(v1::Subscribe { services: self.services() })
+                }
+                _ = digests.tick() => self.digest(),
+                // A new certificate: the control plane waits for it when it rotates roots.
+                changed = identity.changed() => {
+                    if changed.is_err() {
+                        return Ended::Closed;
+                    }
+                    identity.mark_unchanged();
+                    self.link.state.renewals.fetch_add(1, Ordering::Relaxed);
+                    self.digest()
+                }
+                () = draining.cancelled(), if !told_draining => {
+                    told_draining = true;
+                    ToControl::Draining(v1::Draining {})
+                }
+            };
+            if send.send(message(kind)).await.is_err() {
+                return Ended::Closed;
+            }
+        }
+    }
+
+    /// Applies an update; the answer to send.
+    async fn update(&mut self, update: v1::Update) -> ToControl {
+        let revision = Revision(update.revision);
+        match self.try_update(update, revision).await {
+            Ok(()) => {
+                self.link.state.applied.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(revision = revision.0, "snapshot in use");
+                ToControl::Ack(v1::Ack { revision: revision.0, digest: self.held.digest().to_vec() })
+            }
+            Err(reason) => {
+                self.link.state.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(revision = revision.0, %reason, "refused a snapshot; the one before stays in use");
+                ToControl::Refusal(v1::Refusal { revision: revision.0, reason })
+            }
+        }
+    }
+
+    async fn try_update(&mut self, update: v1::Update, revision: Revision) -> Result<(), String> {
+        let expected = update.digest.clone();
+        let items = self.held.apply(update).map_err(|error| error.to_string())?;
+        if items.digest().as_slice() != expected.as_slice() {
+            return Err("the digest of the update does not fit what this proxy holds".to_owned());
+        }
+        let snapshot = items.to_snapshot(revision).map_err(|error| error.to_string())?;
+        let reissue = snapshot.mesh.reissue_epoch;
+        let (answer, answered) = oneshot::channel();
+        self.proposals
+            .send(Proposal { snapshot, answer })
+            .await
+            .map_err(|_| "the proxy is shutting down".to_owned())?;
+        answered.await.map_err(|_| "the proxy is shutting down".to_owned())??;
+        self.held = items;
+        self.revision = revision;
+        if reissue > self.link.identity.borrow().reissue_epoch {
+            self.renew_now.notify_one();
+        }
+        Ok(())
+    }
+
+    fn digest(&self) -> ToControl {
+        ToControl::Digest(v1::Digest {
+            revision: self.revision.0,
+            digest: self.held.digest().to_vec(),
+            svid_serial: self.link.identity.borrow().svid.serial().to_vec(),
+        })
+    }
+
+    fn services(&self) -> Vec<v1::ServiceName> {
+        self.subscriptions.iter().map(service_name).collect()
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let Registration { facts, address, labels } = &self.registration;
+        let ports = facts.ports.iter().map(|port| v1::InboundPort {
+            port: port.port.number().into(),
+            protocol: port.protocol.map_or("", |protocol| protocol.as_str()).to_owned(),
+            name: port.name.as_ref().map(ToString::to_string).unwrap_or_default(),
+        });
+        let holds_nothing = self.held.is_empty();
+        v1::Hello {
+            instance: facts.instance.to_string(),
+            workload: facts.service.name.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: address.clone(),
+            ports: ports.collect(),
+            labels: labels.clone(),
+            subscriptions: self.services(),
+            revision: self.revision.0,
+            digest: if holds_nothing { Vec::new() } else { self.held.digest().to_vec() },
+        }
+    }
+}
+
+fn service_name(service: &ServiceRef) -> v1::ServiceName {
+    v1::ServiceName { namespace: service.namespace.to_string(), name: service.name.to_string() }
+}
+
+fn message(kind: ToControl) -> v1::ProxyMessage {
+    v1::ProxyMessage { kind: Some(kind) }
+}
+
+/// A channel to the control plane over mutual TLS. One TCP connection; when it breaks, the channel is of no more use.
+pub(crate) async fn channel(link: &Link) -> Result<Channel, String> {
+    let identity = Arc::clone(&link.identity.borrow());
+    connect(link, &identity).await.map_err(|ended| ended.to_string())
+}
+
+async fn connect(link: &Link, identity: &Identity) -> Result<Channel, Ended> {
+    let config = link.configure(identity).map_err(Ended::Setup)?;
+    let address = identity.control_address.clone();
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+        .map_err(Ended::Connect)?
+        .connect_timeout(OPEN_WITHIN)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_while_idle(true);
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (config, address) = (Arc::clone(&config), address.clone());
+        async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let tls = tokio_rustls::TlsConnector::from(config).connect(control_server_name(), stream).await?;
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tls))
+        }
+    });
+    endpoint.connect_with_connector(connector).await.map_err(Ended::Connect)
+}

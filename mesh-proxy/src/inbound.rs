@@ -1,0 +1,186 @@
+//! The called side: from a stranger's first byte to the workload, through identity, access decision and limits.
+//!
+//! [`serve`] takes one connection to the mesh listener, [`handshake`] proves who calls and for which port, [`http`] and
+//! [`opaque`] judge and carry, [`local`] reaches the application and asks for the evaluator's `Permit`. Nothing reaches
+//! the application before it was allowed, and nothing a caller sends chooses how it is judged.
+
+pub(crate) mod handshake;
+pub(crate) mod http;
+pub(crate) mod judge;
+pub(crate) mod local;
+pub(crate) mod opaque;
+
+use crate::InboundPort;
+use crate::clock;
+use crate::connections::{Description, Direction, Registration};
+use crate::discovery::Applied;
+use crate::limit::Grant;
+use crate::observe::metrics::{ConnectionKind, OpenGuard};
+use crate::outbound::pool::{Lanes, is_believed};
+use crate::refusal::Refusal;
+use crate::transport::{TlsFacts, Transport, tune};
+use crate::worker::Worker;
+use handshake::{Arrived, Budget};
+use judge::Refuse;
+use mesh_ca::tls::Alpn;
+use mesh_ca::verify::PeerIdentity;
+use mesh_proto::name::Port;
+use mesh_proto::policy::evaluate::SourceFacts;
+use mesh_proto::policy::model::Protocol;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// Most open connections from peers, for each worker: beyond, new ones are closed before TLS. 25 KiB each at most.
+pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
+
+/// What the called side of one worker owns.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    /// What the worker's connections share.
+    pub(crate) worker: Rc<Worker>,
+    /// Connections to the application.
+    pub(crate) apps: Rc<Lanes>,
+    /// Handshakes in progress.
+    pub(crate) handshakes: Rc<Budget>,
+}
+
+impl Inbound {
+    /// For one worker.
+    pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
+        let apps = Lanes::new(Rc::clone(&worker));
+        Rc::new(Self { worker, apps, handshakes: Budget::new() })
+    }
+}
+
+/// Who calls.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// `None`: unmeshed, in permissive mode.
+    pub(crate) identity: Option<PeerIdentity>,
+    /// From where.
+    pub(crate) ip: IpAddr,
+    /// SPIFFE ID, or `unmeshed:<ip>`.
+    pub(crate) text: Arc<str>,
+    /// What the handshake agreed on.
+    pub(crate) tls: TlsFacts,
+}
+
+impl Peer {
+    fn new(identity: Option<PeerIdentity>, from: SocketAddr, tls: TlsFacts) -> Self {
+        let ip = from.ip().to_canonical();
+        let text = match &identity {
+            Some(peer) => peer.id.as_str().into(),
+            None => format!("unmeshed:{ip}").into(),
+        };
+        Self { identity, ip, text, tls }
+    }
+
+    /// As the evaluator wants it.
+    pub(crate) fn facts(&self) -> SourceFacts<'_> {
+        match &self.identity {
+            Some(peer) => SourceFacts::Meshed {
+                id: &peer.id,
+                instance: peer.instance.as_ref().map(mesh_proto::name::InstanceName::as_str),
+            },
+            None => SourceFacts::Unmeshed { ip: self.ip },
+        }
+    }
+
+    /// Whether its connection may stay: not revoked, or plaintext is still accepted.
+    pub(crate) fn is_believed(&self, applied: &Applied) -> bool {
+        match &self.identity {
+            Some(peer) => is_believed(Some(peer), applied),
+            None => applied.accepts_plaintext(clock::since_epoch().as_secs()),
+        }
+    }
+}
+
+/// One connection of a caller who is known, to a port that is declared.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Who calls.
+    pub(crate) peer: Peer,
+    /// Which port.
+    pub(crate) port: InboundPort,
+    /// As which service it was called: what the SNI said, else the workload's own.
+    pub(crate) service: Arc<str>,
+    /// What it holds of the limits that count connections, or which of them has no room: its requests are told.
+    pub(crate) admission: Result<Grant, Refuse>,
+    /// Its place among the open ones.
+    pub(crate) registration: Registration,
+}
+
+/// Carries one connection to the mesh listener to its end. `port` is the original destination's, where that is known.
+pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketAddr, port: Option<Port>) {
+    let worker = Rc::clone(&inbound.worker);
+    let open = OpenGuard::new(&worker.shard, Direction::Inbound);
+    if open.open() > CONNECTIONS_MAX {
+        worker.shard.refused(Direction::Inbound, Refusal::TooManyConnections.label());
+        return;
+    }
+    let _panic = worker.panic_guard();
+    tune(&stream);
+    let Some(arrived) = handshake::arrive(&inbound, stream, from, port).await else { return };
+    match arrived {
+        Arrived::Mesh { secured, port, service } => {
+            count(&worker, ConnectionKind::InboundMesh);
+            let transport = Transport::Mesh(Box::new(secured.stream));
+            let peer = Peer::new(Some(secured.peer), from, transport.tls_facts());
+            let inside = match secured.alpn {
+                Alpn::MeshH1 => Protocol::Http1,
+                Alpn::MeshH2 => Protocol::Http2,
+                Alpn::MeshTcp => Protocol::Tcp,
+            };
+            let call = begin(&worker, (peer, port), service.to_string().into(), inside);
+            match secured.alpn {
+                Alpn::MeshH1 => http::serve_h1(&inbound, &call, transport, Vec::new()).await,
+                Alpn::MeshH2 => http::serve_h2(&inbound, Rc::new(call), transport, Vec::new()).await,
+                Alpn::MeshTcp => opaque::serve(&inbound, &call, transport, Vec::new()).await,
+            }
+        }
+        Arrived::Plain { stream, early, protocol, port } => {
+            count(&worker, ConnectionKind::InboundPlain);
+            let peer = Peer::new(None, from, TlsFacts::default());
+            let call = begin(&worker, (peer, port), Arc::clone(&worker.facts.service_text), protocol);
+            let transport = Transport::Plain(stream);
+            match protocol {
+                Protocol::Http1 => http::serve_h1(&inbound, &call, transport, early).await,
+                Protocol::Http2 | Protocol::Grpc => {
+                    http::serve_h2(&inbound, Rc::new(call), transport, early).await;
+                }
+                Protocol::Tls | Protocol::Tcp => opaque::serve(&inbound, &call, transport, early).await,
+            }
+        }
+    }
+}
+
+fn count(worker: &Worker, kind: ConnectionKind) {
+    if let Some(counter) = worker.shard.connections.get(kind as usize) {
+        counter.add(1);
+    }
+}
+
+fn begin(
+    worker: &Rc<Worker>,
+    (peer, port): (Peer, InboundPort),
+    service: Arc<str>,
+    protocol: Protocol,
+) -> Call {
+    // Opaque connections are counted when they are judged.
+    let admission = match protocol {
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
+            judge::admit_connection(&worker.applied(), &peer, port.port, protocol)
+        }
+        Protocol::Tls | Protocol::Tcp => Ok(Grant::default()),
+    };
+    let registration = worker.connections.register(Description {
+        direction: Direction::Inbound,
+        peer: Arc::clone(&peer.text),
+        protocol: Some(protocol),
+        port: port.port.number(),
+        opened_ms: clock::unix_ms(),
+    });
+    Call { peer, port, service, admission, registration }
+}

@@ -1,0 +1,224 @@
+//! Opaque connections to the workload: judged when they begin, again when they turn out to be TLS, and whenever something
+//! changes; then bytes both ways.
+//!
+//! # Why
+//! A rule may allow "only TLS" or only some server names, so what the caller claims is not enough: its first bytes are
+//! looked at here. Where plain TCP is allowed too, the application is reached at once, so that a server that speaks first
+//! is not kept waiting; where it is not, nothing reaches the application before a ClientHello was seen and allowed.
+
+use super::judge::{self, Admitted, Edges, Question, Refuse, Told};
+use super::{Call, Inbound};
+use crate::accept::{self, detect::Finding};
+use crate::clock;
+use crate::connections::Change;
+use crate::http::Meter;
+use crate::outbound::opaque::carry;
+use crate::refusal::Refusal;
+use crate::transport::Transport;
+use crate::tunnel::Tunnel;
+use mesh_proto::policy::model::Protocol;
+use std::time::{Duration, Instant};
+use tokio::io::AsyncReadExt;
+
+/// What an opaque connection was found to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Kind {
+    protocol: Protocol,
+    sni: Option<String>,
+}
+
+impl Kind {
+    fn question(&self) -> Question<'_> {
+        Question { protocol: self.protocol, sni: self.sni.as_deref(), http: None }
+    }
+}
+
+const TCP: Kind = Kind { protocol: Protocol::Tcp, sni: None };
+
+/// Carries one opaque connection to its end.
+pub(crate) async fn serve(inbound: &Inbound, call: &Call, mut near: Transport, mut early: Vec<u8>) {
+    let began = clock::now();
+    let (kind, mut meter, result) = run(inbound, call, &mut near, &mut early, began).await;
+    if result.is_err() {
+        near.reset_on_close();
+    }
+    let applied = inbound.worker.applied();
+    let (by, refuse) = match result {
+        Ok(by) => (by, None),
+        Err(refuse) => (None, Some(refuse)),
+    };
+    meter.status = 0;
+    let told = Told {
+        sni: kind.sni.as_deref(),
+        by,
+        refuse,
+        meter,
+        duration: clock::now().saturating_duration_since(began),
+        ..Told::new(kind.protocol)
+    };
+    told.record(inbound, &applied, call, &mut Edges::default());
+}
+
+type By = Option<mesh_proto::policy::evaluate::RuleRef>;
+
+async fn run(
+    inbound: &Inbound,
+    call: &Call,
+    near: &mut Transport,
+    early: &mut Vec<u8>,
+    began: Instant,
+) -> (Kind, Meter, Result<By, Refuse>) {
+    let mut meter = Meter::default();
+    if inbound.worker.connections.is_draining() {
+        return (TCP, meter, Err(Refusal::Draining.into()));
+    }
+    // Declared protocols are held to.
+    let as_tcp = match call.port.protocol {
+        Some(Protocol::Tls) => Err(Refusal::WrongProtocol.into()),
+        _ => judge::admit(inbound, &inbound.worker.applied(), call, TCP.question(), began),
+    };
+    match as_tcp {
+        Ok(admitted) => both(inbound, call, (near, early), admitted, &mut meter).await.with(meter),
+        Err(refuse) => {
+            // Perhaps TLS is allowed: its first bytes must come first.
+            let kind = match tls_hello(inbound, near, early).await {
+                Some(kind) => kind,
+                None => return (TCP, meter, Err(refuse)),
+            };
+            let applied = inbound.worker.applied();
+            match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
+                Err(refuse) => (kind, meter, Err(refuse)),
+                Ok(admitted) => {
+                    let opened = match admitted.app.tunnel().await {
+                        Ok(opened) => opened,
+                        Err(error) => return (kind, meter, Err(error.refusal().into())),
+                    };
+                    let tunnel = Tunnel::with_prefix(std::mem::take(early));
+                    let far = opened.transport;
+                    pass(inbound, call, (near, far, tunnel), (kind, &admitted), &mut meter).await.with(meter)
+                }
+            }
+        }
+    }
+}
+
+/// What a stage of [`run`] came to.
+struct Ended(Kind, Result<By, Refuse>);
+
+impl Ended {
+    fn with(self, meter: Meter) -> (Kind, Meter, Result<By, Refuse>) {
+        (self.0, meter, self.1)
+    }
+}
+
+/// Plain TCP is allowed: reaches the application at once and lets the first one to speak decide.
+async fn both(
+    inbound: &Inbound,
+    call: &Call,
+    (near, early): (&mut Transport, &mut Vec<u8>),
+    mut admitted: Admitted<'_>,
+    meter: &mut Meter,
+) -> Ended {
+    let mut far = match admitted.app.tunnel().await {
+        Ok(opened) => opened.transport,
+        Err(error) => return Ended(TCP, Err(error.refusal().into())),
+    };
+    let mut words = Vec::new();
+    let mut kind = TCP;
+    // Cancel safe: bytes that were read are in their buffers.
+    let finding = tokio::select! {
+        biased;
+        found = hello_or_not(near, early) => found,
+        // The application speaks first: TCP it is. What broke shows in the tunnel.
+        _ = far.read_buf(&mut words) => Some(Finding::Tcp),
+        () = crate::outbound::drained(&call.registration) => return Ended(TCP, Err(Refusal::Draining.into())),
+    };
+    if let Some(Finding::Tls { sni }) = finding {
+        kind = Kind { protocol: Protocol::Tls, sni };
+        call.registration.set_protocol(Protocol::Tls);
+        let applied = inbound.worker.applied();
+        match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
+            Ok(as_tls) => admitted.by = as_tls.by,
+            Err(refuse) => return Ended(kind, Err(refuse)),
+        }
+    }
+    let mut tunnel = Tunnel::with_prefix(std::mem::take(early));
+    tunnel.push_backward(&words);
+    pass(inbound, call, (near, far, tunnel), (kind, &admitted), meter).await
+}
+
+/// Bytes both ways, judged again when something changes, slowed down where bytes are limited.
+async fn pass(
+    inbound: &Inbound,
+    call: &Call,
+    (near, mut far, mut tunnel): (&mut Transport, Transport, Tunnel),
+    (kind, admitted): (Kind, &Admitted<'_>),
+    meter: &mut Meter,
+) -> Ended {
+    let mut charged = 0;
+    let result = loop {
+        let pace = admitted.grant.counts_bytes();
+        let due = pace_of(&admitted.grant, &tunnel, &mut charged);
+        if due > Duration::ZERO {
+            tokio::time::sleep(due).await;
+            continue;
+        }
+        let carrying = carry(&inbound.worker.scratch, &mut tunnel, near, &mut far);
+        // Cancel safe: the tunnel's state is outside of its future; a change that was not taken comes again.
+        tokio::select! {
+            biased;
+            ended = carrying => {
+                if ended.is_err() {
+                    near.reset_on_close();
+                    far.reset_on_close();
+                }
+                break Ok(admitted.by);
+            }
+            change = call.registration.changed() => {
+                if change == Change::Judge
+                    && let Err(refuse) = judge::may_go_on(&inbound.worker.applied(), call, kind.question())
+                {
+                    far.reset_on_close();
+                    break Err(refuse);
+                }
+            }
+            () = tokio::time::sleep(PACE), if pace => {}
+        }
+    };
+    meter.request_bytes = tunnel.carried.forward;
+    meter.response_bytes = tunnel.carried.backward;
+    Ended(kind, result)
+}
+
+/// How often a tunnel whose bytes are limited is charged.
+const PACE: Duration = Duration::from_millis(20);
+
+fn pace_of(grant: &crate::limit::Grant, tunnel: &Tunnel, charged: &mut u64) -> Duration {
+    let carried = tunnel.carried.total();
+    let new = carried.saturating_sub(*charged);
+    if !grant.counts_bytes() || new == 0 {
+        return Duration::ZERO;
+    }
+    *charged = carried;
+    grant.charge(new, clock::now())
+}
+
+/// The caller's first bytes as far as it matters here: a ClientHello, or not. `None` when it closed.
+async fn hello_or_not(near: &mut Transport, early: &mut Vec<u8>) -> Option<Finding> {
+    if early.is_empty() && near.read_buf(early).await.ok()? == 0 {
+        return None;
+    }
+    if early.first() != Some(&0x16) {
+        return Some(Finding::Tcp);
+    }
+    accept::find(near, early).await.ok()
+}
+
+/// A ClientHello within the header timeout, or nothing.
+async fn tls_hello(inbound: &Inbound, near: &mut Transport, early: &mut Vec<u8>) -> Option<Kind> {
+    let within = inbound.worker.limits.header_timeout;
+    match tokio::time::timeout(within, hello_or_not(near, early)).await {
+        Ok(Some(Finding::Tls { sni })) => Some(Kind { protocol: Protocol::Tls, sni }),
+        _ => None,
+    }
+}

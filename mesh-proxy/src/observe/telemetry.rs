@@ -1,0 +1,50 @@
+//! Sends reports to the control plane, over a connection of its own, so that a slow report never delays a snapshot.
+
+use crate::discovery::client::{Link, channel};
+use mesh_proto::wire::v1;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Pause after a failure. Reports are lost meanwhile, which the counters say.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// Sends what comes until `ends`.
+pub(crate) async fn run(link: Link, mut reports: mpsc::Receiver<v1::ProxyReport>, ends: CancellationToken) {
+    loop {
+        // A report in hand when the stream breaks is lost: it is statistics.
+        let result = tokio::select! {
+            () = ends.cancelled() => return,
+            result = stream(&link, &mut reports) => result,
+        };
+        if let Err(problem) = result {
+            tracing::debug!(%problem, "cannot report");
+        }
+        tokio::select! {
+            () = ends.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+async fn stream(link: &Link, reports: &mut mpsc::Receiver<v1::ProxyReport>) -> Result<(), String> {
+    let Some(first) = reports.recv().await else { return Ok(()) };
+    let channel = channel(link).await?;
+    let mut telemetry = v1::telemetry_client::TelemetryClient::new(channel);
+    let (send, outgoing) = mpsc::channel(1);
+    // There is room for one.
+    let _ = send.try_send(first);
+    let forward = async {
+        while let Some(report) = reports.recv().await {
+            if send.send(report).await.is_err() {
+                break;
+            }
+        }
+    };
+    let mut sending = std::pin::pin!(telemetry.report(ReceiverStream::new(outgoing)));
+    tokio::select! {
+        result = &mut sending => result.map(drop).map_err(|status| status.message().to_owned()),
+        () = forward => Ok(()),
+    }
+}

@@ -1,0 +1,364 @@
+//! The calling side: from a connection of the workload to a proven endpoint of the service it wants.
+//!
+//! [`Listener`] says which service is wanted, [`serve`] finds out what is spoken and hands over to [`http`] or [`opaque`].
+//! It never sends a byte before the peer has proved its identity, and never decides about access: the called side does.
+//!
+//! # Why
+//! Detection never makes anybody wait for somebody else: the upstream is opened when the client is silent for a moment,
+//! and whoever speaks first decides. A finding is remembered for each port only when it proved right: an HTTP client that
+//! once called a database by mistake must not make the next one wait.
+
+pub(crate) mod attempt;
+pub(crate) mod connect;
+pub(crate) mod http;
+pub(crate) mod opaque;
+pub(crate) mod pool;
+pub(crate) mod resolve;
+
+use crate::connections::{Change, Description, Direction, Registration};
+use crate::observe::metrics::{ConnectionKind, OpenGuard};
+use crate::observe::{Edge, EdgeKey, Outcome, Record};
+use crate::refusal::Refusal;
+use crate::transport::{TlsFacts, tune};
+use crate::worker::Worker;
+use crate::{accept, clock};
+use mesh_proto::name::{Port, ServiceRef};
+use mesh_proto::policy::model::Protocol;
+use pool::Lanes;
+use resolve::Routes;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Most open connections from the workload, for each worker: beyond, new ones are closed at once. 25 KiB each at most.
+pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
+/// How long a client may be silent before the upstream is opened to see whether the server speaks first. A client that
+/// speaks first does so within a millisecond of connecting (measured on loopback: 0.1 ms), so this costs server-first
+/// protocols 10 ms once, and saves the others a connection for nothing.
+const GRACE: Duration = Duration::from_millis(10);
+/// Most ports of which it is remembered who speaks first.
+const FINDINGS_MAX: usize = 4_096;
+
+/// Which service a connection wants.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Intent {
+    /// The service.
+    pub(crate) service: ServiceRef,
+    /// Which of its ports; `None`: its first.
+    pub(crate) port: Option<Port>,
+    /// What is spoken; `None`: as the service declares, else detected.
+    pub(crate) protocol: Option<Protocol>,
+}
+
+/// Where connections of the workload arrive.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    /// A local port that stands for one service.
+    Explicit {
+        /// The socket.
+        socket: TcpListener,
+        /// The service.
+        intent: Rc<Intent>,
+    },
+}
+
+impl Listener {
+    /// The next connection and what it wants.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    /// What the system says; mostly that there are no descriptors left.
+    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, Rc<Intent>)> {
+        match self {
+            Self::Explicit { socket, intent } => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((stream, peer, Rc::clone(intent)))
+            }
+        }
+    }
+}
+
+/// What the calling side of one worker owns.
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    /// What the worker's connections share.
+    pub(crate) worker: Rc<Worker>,
+    /// Endpoints and the connections to them.
+    pub(crate) lanes: Rc<Lanes>,
+    /// Services by name.
+    pub(crate) routes: Routes,
+    findings: RefCell<HashMap<(ServiceRef, Port), Seen>>,
+}
+
+/// Who speaks first on a port, as it proved to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Seen {
+    /// An HTTP exchange went well: clients speak first, and opening a tunnel would be for nothing.
+    Http,
+    /// The server spoke first: open at once.
+    ServerFirst,
+}
+
+impl Outbound {
+    /// For one worker.
+    pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
+        let lanes = Lanes::new(Rc::clone(&worker));
+        Rc::new(Self { worker, lanes, routes: Routes::default(), findings: RefCell::default() })
+    }
+
+    /// Remembers what proved right.
+    pub(crate) fn learn(&self, route: &resolve::Route, seen: Seen) {
+        let mut findings = self.findings.borrow_mut();
+        let key = (route.service.clone(), route.port.port);
+        if findings.get(&key) != Some(&seen) && (findings.len() < FINDINGS_MAX || findings.contains_key(&key))
+        {
+            findings.insert(key, seen);
+        }
+    }
+
+    fn seen(&self, route: &resolve::Route) -> Option<Seen> {
+        self.findings.borrow().get(&(route.service.clone(), route.port.port)).copied()
+    }
+}
+
+/// One connection of the workload.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// What it wants.
+    pub(crate) intent: Rc<Intent>,
+    /// Where it came from.
+    pub(crate) from: SocketAddr,
+    /// Its place among the open ones.
+    pub(crate) registration: Registration,
+    /// The service as text.
+    pub(crate) service: Arc<str>,
+}
+
+/// Carries one connection of the workload to its end.
+pub(crate) async fn serve(outbound: Rc<Outbound>, stream: TcpStream, from: SocketAddr, intent: Rc<Intent>) {
+    let worker = Rc::clone(&outbound.worker);
+    let open = OpenGuard::new(&worker.shard, Direction::Outbound);
+    if let Some(counter) = worker.shard.connections.get(ConnectionKind::Outbound as usize) {
+        counter.add(1);
+    }
+    if open.open() > CONNECTIONS_MAX || !from.ip().to_canonical().is_loopback() {
+        worker.shard.refused(Direction::Outbound, Refusal::TooManyConnections.label());
+        return;
+    }
+    let _panic = worker.panic_guard();
+    tune(&stream);
+    let service: Arc<str> = intent.service.to_string().into();
+    let registration = worker.connections.register(Description {
+        direction: Direction::Outbound,
+        peer: Arc::clone(&service),
+        protocol: intent.protocol,
+        port: intent.port.map_or(0, Port::number),
+        opened_ms: clock::unix_ms(),
+    });
+    let call = Call { intent, from, registration, service };
+    let route = resolve::route(&outbound, &call.intent).await;
+    let declared = call.intent.protocol.or(route.as_ref().ok().and_then(|route| route.port.protocol));
+    match (declared, route) {
+        (Some(Protocol::Http1), _) => http::serve_h1(&outbound, &call, stream, Vec::new()).await,
+        (Some(Protocol::Http2 | Protocol::Grpc), _) => {
+            http::serve_h2(&outbound, &call, stream, Vec::new()).await;
+        }
+        (Some(Protocol::Tls | Protocol::Tcp), Ok(route)) => {
+            let opening = opaque::Opening::declared(declared.unwrap_or(Protocol::Tcp));
+            opaque::serve(&outbound, &call, &route, stream, opening).await;
+        }
+        (None, Ok(route)) => detect(&outbound, &call, &route, stream).await,
+        // An unknown service is best told in HTTP, if that is what the client speaks.
+        (_, Err(refusal)) => unresolved(&outbound, &call, stream, refusal).await,
+    }
+}
+
+/// Finds out who speaks first, and what.
+async fn detect(outbound: &Rc<Outbound>, call: &Call, route: &Rc<resolve::Route>, mut stream: TcpStream) {
+    let limits = &outbound.worker.limits;
+    let mut early = Vec::new();
+    let seen = outbound.seen(route);
+    let patience = match seen {
+        Some(Seen::Http) => limits.idle_timeout,
+        Some(Seen::ServerFirst) => Duration::ZERO,
+        None => GRACE,
+    };
+    // All branches are cancel safe: bytes are in `early`, a change that was not taken comes again.
+    let first = tokio::select! {
+        biased;
+        read = accept::find(&mut stream, &mut early) => Some(read),
+        () = drained(&call.registration) => return,
+        () = tokio::time::sleep(patience) => None,
+    };
+    let finding = match first {
+        Some(Ok(finding)) => finding,
+        Some(Err(_)) => return,
+        None if seen == Some(Seen::Http) && early.is_empty() => return,
+        // It has begun to speak and is not done: it is the client that speaks first.
+        None if !early.is_empty() => {
+            match tokio::time::timeout(limits.header_timeout, accept::find(&mut stream, &mut early)).await {
+                Ok(Ok(finding)) => finding,
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+        None => return opaque::race(outbound, call, route, stream).await,
+    };
+    proceed(outbound, call, route, stream, (finding, early)).await;
+}
+
+/// Goes on with a connection whose client has spoken.
+pub(crate) async fn proceed(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    route: &Rc<resolve::Route>,
+    stream: TcpStream,
+    (finding, early): (accept::detect::Finding, Vec<u8>),
+) {
+    let protocol = finding.protocol().unwrap_or(Protocol::Tcp);
+    call.registration.set_protocol(protocol);
+    match protocol {
+        Protocol::Http1 => http::serve_h1(outbound, call, stream, early).await,
+        Protocol::Http2 | Protocol::Grpc => http::serve_h2(outbound, call, stream, early).await,
+        Protocol::Tls | Protocol::Tcp => {
+            if early.is_empty() {
+                return; // The client closed without a word.
+            }
+            let opening = opaque::Opening { protocol, early, upstream: None };
+            opaque::serve(outbound, call, route, stream, opening).await;
+        }
+    }
+}
+
+/// The service is not known: told in HTTP where the client speaks it, by a reset otherwise.
+async fn unresolved(outbound: &Rc<Outbound>, call: &Call, mut stream: TcpStream, refusal: Refusal) {
+    let mut early = Vec::new();
+    let finding = accept::find(&mut stream, &mut early);
+    let found = tokio::time::timeout(GRACE.saturating_mul(10), finding).await;
+    match found.ok().and_then(Result::ok).and_then(|finding| finding.protocol()) {
+        Some(Protocol::Http1) => http::serve_h1(outbound, call, stream, early).await,
+        Some(Protocol::Http2 | Protocol::Grpc) => http::serve_h2(outbound, call, stream, early).await,
+        other => {
+            crate::transport::Transport::Plain(stream).reset_on_close();
+            let protocol = other.unwrap_or(Protocol::Tcp);
+            let told = Told { refusal: Some(refusal), ..Told::new(protocol) };
+            told.record(outbound, call, None);
+        }
+    }
+}
+
+/// Ready when the proxy drains.
+pub(crate) async fn drained(registration: &Registration) {
+    while registration.changed().await != Change::Drain {}
+}
+
+/// What is to be counted and perhaps logged of one outbound request or connection.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) protocol: Protocol,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) status: u16,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) duration: Duration,
+    pub(crate) id: String,
+    pub(crate) method: String,
+    pub(crate) host: String,
+    pub(crate) path: String,
+    pub(crate) tls: TlsFacts,
+}
+
+impl Told {
+    /// Nothing yet.
+    pub(crate) fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            refusal: None,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            duration: Duration::ZERO,
+            id: String::new(),
+            method: String::new(),
+            host: String::new(),
+            path: String::new(),
+            tls: TlsFacts::default(),
+        }
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.refusal {
+            None => Outcome::Allowed,
+            Some(Refusal::BadRequest(_) | Refusal::HeaderTooLarge | Refusal::ConnectMethod) => {
+                Outcome::Malformed
+            }
+            Some(Refusal::TooManyConnections | Refusal::TooManyConcurrent | Refusal::Limited { .. }) => {
+                Outcome::Limited
+            }
+            Some(_) => Outcome::Failed,
+        }
+    }
+
+    /// Counts it, and writes a line where it is worth one.
+    pub(crate) fn record(self, outbound: &Outbound, call: &Call, lane: Option<&pool::Lane>) {
+        let worker = &outbound.worker;
+        let applied = worker.applied();
+        let destination: Arc<str> = lane.and_then(pool::Lane::identity_text).unwrap_or_else(|| "".into());
+        let edge = worker.shard.edge(EdgeKey {
+            direction: Direction::Outbound,
+            source: applied.trust.id.as_str().into(),
+            destination: Arc::clone(&destination),
+            service: Arc::clone(&call.service),
+            port: call.intent.port.map_or(0, Port::number),
+            protocol: self.protocol,
+            tls_version: self.tls.version,
+            key_exchange: self.tls.key_exchange,
+        });
+        self.count(&edge);
+        let outcome = self.outcome();
+        if let Some(refusal) = self.refusal {
+            worker.shard.refused(Direction::Outbound, refusal.label());
+            edge.set_last(refusal.label(), "");
+        }
+        if outcome == Outcome::Allowed && self.status < 500 && !worker.samples(&applied) {
+            return;
+        }
+        worker.recorder.record(Record {
+            time_ms: clock::unix_ms(),
+            id: if self.id.is_empty() { worker.recorder.decision_id() } else { self.id },
+            direction: Direction::Outbound,
+            source: applied.trust.id.as_str().into(),
+            source_instance: worker.facts.instance.to_string(),
+            source_ip: call.from.ip().to_string(),
+            destination,
+            destination_instance: lane.map(pool::Lane::instance_text).unwrap_or_default(),
+            service: Arc::clone(&call.service),
+            port: call.intent.port.map_or(0, Port::number),
+            protocol: Some(self.protocol),
+            sni: String::new(),
+            host: self.host,
+            method: self.method,
+            path: self.path,
+            outcome,
+            reason: self.refusal.map_or("", Refusal::label),
+            rule: String::new(),
+            status: self.status,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            duration_us: clock::micros(self.duration),
+            revision: applied.snapshot.revision.0,
+            header_names: Vec::new(),
+        });
+    }
+
+    fn count(&self, edge: &Edge) {
+        edge.bytes_in.add(self.bytes_in);
+        edge.bytes_out.add(self.bytes_out);
+        edge.count(self.outcome(), self.status, self.duration);
+    }
+}

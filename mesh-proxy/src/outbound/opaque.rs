@@ -1,0 +1,223 @@
+//! Opaque connections of the workload: bytes both ways through a mesh connection of their own.
+
+use super::attempt::{Attempts, InFlight};
+use super::connect::{ConnectError, Opened};
+use super::pool::{Lane, is_believed};
+use super::resolve::Route;
+use super::{Call, Outbound, Seen, Told, proceed};
+use crate::accept::detect::{DETECT_BYTES_MAX, Finding};
+use crate::connections::Change;
+use crate::refusal::Refusal;
+use crate::transport::Transport;
+use crate::tunnel::Tunnel;
+use crate::{accept, clock};
+use mesh_ca::tls::Alpn;
+use mesh_proto::policy::model::Protocol;
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// How long a silent client is waited for after the upstream, opened to see who speaks first, has gone away: a client of
+/// HTTP may have connected early, and the far side refuses tunnels to ports that are judged on HTTP.
+const AFTER_UPSTREAM: Duration = Duration::from_secs(3);
+/// A tunnel of which one direction has ended is cut when the other moves nothing for this long.
+pub(crate) const HALF_CLOSED_IDLE: Duration = Duration::from_secs(300);
+
+/// What is known and has been read when a tunnel begins.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    /// What the client speaks.
+    pub(crate) protocol: Protocol,
+    /// Its first bytes.
+    pub(crate) early: Vec<u8>,
+    /// The upstream, if it is open already, with its first bytes.
+    pub(crate) upstream: Option<(Rc<Lane>, Opened, Vec<u8>)>,
+}
+
+impl Opening {
+    /// Nothing was read: the protocol is declared.
+    pub(crate) fn declared(protocol: Protocol) -> Self {
+        Self { protocol, early: Vec::new(), upstream: None }
+    }
+}
+
+/// The client is silent: opens the upstream and lets the first one to speak decide.
+pub(crate) async fn race(outbound: &Rc<Outbound>, call: &Call, route: &Rc<Route>, mut stream: TcpStream) {
+    let mut early = Vec::new();
+    let patience = outbound.worker.limits.header_timeout;
+    let first = {
+        let upstream = first_word(outbound, route);
+        let mut upstream = std::pin::pin!(upstream);
+        // Cancel safe: what the client said is in `early`; an upstream that lost is dropped on purpose.
+        tokio::select! {
+            biased;
+            read = accept::find(&mut stream, &mut early) => First::Client(read),
+            spoken = &mut upstream => First::Upstream(spoken),
+            () = super::drained(&call.registration) => return,
+        }
+    };
+    let finding = match first {
+        First::Client(Ok(finding)) => finding,
+        First::Client(Err(_)) => return,
+        First::Upstream(Ok((lane, opened, words))) if !words.is_empty() => {
+            outbound.learn(route, Seen::ServerFirst);
+            let opening = Opening { protocol: Protocol::Tcp, early, upstream: Some((lane, opened, words)) };
+            return serve(outbound, call, route, stream, opening).await;
+        }
+        First::Upstream(result) => {
+            let patience = if result.is_ok() { AFTER_UPSTREAM } else { patience.min(AFTER_UPSTREAM) };
+            match tokio::time::timeout(patience, accept::find(&mut stream, &mut early)).await {
+                Ok(Ok(finding)) => finding,
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    let refusal = result.err().unwrap_or(Refusal::UpstreamClosed);
+                    return refuse(outbound, call, stream, Protocol::Tcp, refusal);
+                }
+            }
+        }
+    };
+    if finding == Finding::Tcp && early.is_empty() {
+        return;
+    }
+    proceed(outbound, call, route, stream, (finding, early)).await;
+}
+
+enum First {
+    Client(io::Result<Finding>),
+    Upstream(Result<(Rc<Lane>, Opened, Vec<u8>), Refusal>),
+}
+
+/// Opens the upstream and reads its first bytes; empty when it closed without a word.
+async fn first_word(
+    outbound: &Rc<Outbound>,
+    route: &Rc<Route>,
+) -> Result<(Rc<Lane>, Opened, Vec<u8>), Refusal> {
+    let (lane, mut opened) = open(outbound, route).await?;
+    let mut words = Vec::with_capacity(512);
+    // A broken stream is one that closed.
+    let _ = opened.transport.read_buf(&mut words).await;
+    Ok((lane, opened, words))
+}
+
+/// A connection to an endpoint; connect failures are tried on another one.
+async fn open(outbound: &Rc<Outbound>, route: &Rc<Route>) -> Result<(Rc<Lane>, Opened), Refusal> {
+    let mut attempts = Attempts::default();
+    let mut last = Refusal::NoEndpoints;
+    while let Some(lane) = attempts.next(route, &outbound.worker.random, clock::now()) {
+        match outbound.lanes.open(&lane, Alpn::MeshTcp).await {
+            Ok(opened) => return Ok((lane, opened)),
+            Err(error) => {
+                last = error.refusal();
+                log(&error, route);
+                attempts.failed(&lane);
+            }
+        }
+    }
+    Err(last)
+}
+
+/// Says once for each failure what went wrong; the far side is to blame, or the network.
+pub(crate) fn log(error: &ConnectError, route: &Route) {
+    tracing::info!(service = %route.service, port = %route.port.port, %error, "endpoint failed");
+}
+
+/// Carries the tunnel to its end.
+pub(crate) async fn serve(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    route: &Rc<Route>,
+    stream: TcpStream,
+    opening: Opening,
+) {
+    debug_assert!(opening.early.len() <= DETECT_BYTES_MAX * 2, "bounded by detection");
+    let began = clock::now();
+    let Opening { protocol, early, upstream } = opening;
+    let opened = match upstream {
+        Some(opened) => Ok(opened),
+        None => open(outbound, route).await.map(|(lane, opened)| (lane, opened, Vec::new())),
+    };
+    let (lane, opened, words) = match opened {
+        Ok(opened) => opened,
+        Err(refusal) => return refuse(outbound, call, stream, protocol, refusal),
+    };
+    let in_flight = InFlight::new(&lane, began);
+    let mut tunnel = Tunnel::with_prefix(early);
+    tunnel.push_backward(&words);
+    let mut near = Transport::Plain(stream);
+    let Opened { transport: mut far, peer } = opened;
+    let ended = {
+        let believed = || is_believed(peer.as_ref(), &outbound.worker.applied());
+        let carry = carry(&outbound.worker.scratch, &mut tunnel, &mut near, &mut far);
+        let mut carry = std::pin::pin!(carry);
+        loop {
+            // Cancel safe: the tunnel's state is outside of its future.
+            tokio::select! {
+                biased;
+                ended = &mut carry => break ended,
+                change = call.registration.changed() => {
+                    if change == Change::Judge && !believed() {
+                        break Err(io::ErrorKind::ConnectionAborted.into());
+                    }
+                }
+            }
+        }
+    };
+    if ended.is_err() {
+        near.reset_on_close();
+        far.reset_on_close();
+    }
+    drop(in_flight);
+    let refusal = match ended {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Some(Refusal::WrongPeer),
+        _ => None,
+    };
+    let told = Told {
+        refusal,
+        bytes_in: tunnel.carried.forward,
+        bytes_out: tunnel.carried.backward,
+        duration: clock::now().saturating_duration_since(began),
+        tls: far.tls_facts(),
+        ..Told::new(protocol)
+    };
+    told.record(outbound, call, Some(&lane));
+}
+
+/// Drives a tunnel; one that has ended on one side must move on the other.
+///
+/// # Errors
+/// What broke it; [`io::ErrorKind::TimedOut`] for a half that stood still.
+pub(crate) async fn carry(
+    scratch: &crate::tunnel::Scratch,
+    tunnel: &mut Tunnel,
+    near: &mut Transport,
+    far: &mut Transport,
+) -> io::Result<()> {
+    let both = poll_fn(|cx| match tunnel.poll(cx, near, far, scratch) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending if tunnel.is_half_closed() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    if let Some(result) = both.await {
+        return result;
+    }
+    // One side has ended: from here on the other one has a deadline that moves with its bytes.
+    let mut seen = tunnel.carried.total();
+    loop {
+        let rest = poll_fn(|cx| tunnel.poll(cx, near, far, scratch));
+        match tokio::time::timeout(HALF_CLOSED_IDLE, rest).await {
+            Ok(result) => return result,
+            Err(_) if tunnel.carried.total() == seen => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => seen = tunnel.carried.total(),
+        }
+    }
+}
+
+/// Closes the client's connection with a reset, counts and logs it.
+fn refuse(outbound: &Rc<Outbound>, call: &Call, stream: TcpStream, protocol: Protocol, refusal: Refusal) {
+    Transport::Plain(stream).reset_on_close();
+    Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, call, None);
+}

@@ -1,0 +1,284 @@
+//! The bytes under a connection: plain TCP on the workload's side, mutual TLS on the mesh's.
+//!
+//! One type for both, so that the HTTP codec is compiled once. Never chooses a peer and never judges one.
+
+use crate::clock;
+use mesh_ca::tls::Secured;
+use mesh_ca::verify::PeerError;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsStream;
+
+/// Time for a TCP connection to be accepted (DESIGN: "connect timeout 1 s"): a machine that is there answers in less.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for a TLS handshake, from its first byte to its last.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Unacknowledged data ends a connection after this time: a peer that vanished is noticed before an operator asks.
+#[cfg(target_os = "linux")]
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Quiet connections are probed after this time, so that a vanished peer of a silent tunnel is noticed too.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Time between two such probes.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(10);
+
+/// The bytes under a connection.
+#[derive(Debug)]
+pub(crate) enum Transport {
+    /// To or from the workload, or an unmeshed peer.
+    Plain(TcpStream),
+    /// To or from another proxy. Boxed: TLS state is some 1.5 KiB, and plain connections shall not pay for it.
+    Mesh(Box<TlsStream<Prefixed>>),
+}
+
+/// What the handshake of a mesh connection agreed on, for edges and logs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct TlsFacts {
+    /// `TLSv1.3`; empty for plaintext.
+    pub(crate) version: &'static str,
+    /// The group of the key exchange; empty for plaintext.
+    pub(crate) key_exchange: &'static str,
+}
+
+impl Transport {
+    /// The socket.
+    pub(crate) fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Mesh(stream) => stream.get_ref().0.stream(),
+        }
+    }
+
+    /// Makes the close of this connection a reset, so that its peer cannot mistake it for an orderly end.
+    pub(crate) fn reset_on_close(&self) {
+        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// What the handshake agreed on.
+    pub(crate) fn tls_facts(&self) -> TlsFacts {
+        let Self::Mesh(stream) = self else { return TlsFacts::default() };
+        let (_, state) = stream.get_ref();
+        let version = match state.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(_) => "other",
+            None => "",
+        };
+        let group = state.negotiated_key_exchange_group().map(|group| group.name());
+        let key_exchange = group.and_then(|name| name.as_str()).unwrap_or("");
+        TlsFacts { version, key_exchange }
+    }
+}
+
+/// Sets what every connection of the mesh wants: no delay, and vanished peers noticed. Failures change nothing that
+/// matters for correctness and are ignored.
+pub(crate) fn tune(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+}
+
+/// Makes connections. The one place that opens sockets towards peers and applications.
+#[derive(Clone, Debug)]
+pub(crate) enum Dialer {
+    /// In the network namespace of this process.
+    Here,
+}
+
+impl Dialer {
+    /// Opens a connection within [`CONNECT_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::TimedOut`], or what the system says.
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let connecting = match self {
+            Self::Here => TcpStream::connect(address),
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(stream) => {
+                let stream = stream?;
+                tune(&stream);
+                Ok(stream)
+            }
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// Accepts mesh TLS on a connection whose first bytes were read already, within the given time.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`]; otherwise `mesh_ca::verify::handshake_error` tells what the peer did.
+pub(crate) async fn accept(
+    config: Arc<ServerConfig>,
+    early: Vec<u8>,
+    stream: TcpStream,
+    within: Duration,
+) -> io::Result<Secured<Prefixed>> {
+    let accepting = mesh_ca::tls::accept(config, Prefixed::new(early, stream));
+    tokio::time::timeout(within, accepting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Connects mesh TLS within [`HANDSHAKE_TIMEOUT`].
+///
+/// # Errors
+/// As [`accept`].
+pub(crate) async fn connect(
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> io::Result<Secured<Prefixed>> {
+    let connecting = mesh_ca::tls::connect(config, name, Prefixed::new(Vec::new(), stream));
+    tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Why a handshake failed, as a word of a closed set.
+pub(crate) fn handshake_reason(error: &io::Error) -> &'static str {
+    match mesh_ca::verify::handshake_error(error) {
+        Some(reason) => reason.code(),
+        None if error.kind() == io::ErrorKind::TimedOut => "timeout",
+        None => "broken",
+    }
+}
+
+/// Whether a failed handshake is explained by our own certificate being past its end.
+pub(crate) fn is_own_expiry(not_after: std::time::SystemTime, error: &io::Error) -> bool {
+    clock::wall() >= not_after
+        && matches!(
+            mesh_ca::verify::handshake_error(error),
+            None | Some(PeerError::RefusedUs { .. } | PeerError::Expired)
+        )
+}
+
+/// A TCP stream whose first bytes have been read already; they are read again before anything else.
+#[derive(Debug)]
+pub(crate) struct Prefixed {
+    prefix: Vec<u8>,
+    at: usize,
+    stream: TcpStream,
+}
+
+impl Prefixed {
+    /// `prefix` may be empty.
+    pub(crate) fn new(prefix: Vec<u8>, stream: TcpStream) -> Self {
+        Self { prefix, at: 0, stream }
+    }
+
+    /// The stream beneath.
+    pub(crate) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let rest = self.prefix.get(self.at..).unwrap_or_default();
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(rest.get(..n).unwrap_or_default());
+        self.at += n;
+        if self.at >= self.prefix.len() {
+            self.prefix = Vec::new();
+            self.at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Mesh(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Mesh(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Mesh(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Mesh(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Mesh(stream) => Pin::new(&mut **stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Mesh(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What all connections of one data thread share.
+//!
+//! Made by `app` for each thread, used by `inbound` and `outbound`. Single-threaded: cells, no locks. It holds no
+//! connection and no pool; those belong to the stage that uses them.
+
+use crate::connections::Connections;
+use crate::discovery::Applied;
+use crate::http::Limits;
+use crate::observe::{Recorder, Shard};
+use crate::transport::Dialer;
+use crate::tunnel::Scratch;
+use crate::{Config, InboundPort};
+use mesh_proto::name::{InstanceName, Port, ServiceRef};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+/// What does not change while the proxy runs.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    /// The running instance.
+    pub(crate) instance: InstanceName,
+    /// The service the workload answers for.
+    pub(crate) service: ServiceRef,
+    /// `namespace/name`, for records.
+    pub(crate) service_text: Arc<str>,
+    /// The ports peers may call.
+    pub(crate) ports: Vec<InboundPort>,
+}
+
+impl Facts {
+    /// From what the proxy was told at its start.
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        let service = ServiceRef { namespace: config.namespace.clone(), name: config.workload.clone() };
+        Arc::new(Self {
+            instance: config.instance.clone(),
+            service_text: service.to_string().into(),
+            service,
+            ports: config.ports.clone(),
+        })
+    }
+
+    /// The declared port, if it is one.
+    pub(crate) fn port(&self, port: Port) -> Option<&InboundPort> {
+        self.ports.iter().find(|declared| declared.port == port)
+    }
+}
+
+/// What all connections of one data thread share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// What does not change.
+    pub(crate) facts: Arc<Facts>,
+    /// The open connections and the configuration they use.
+    pub(crate) connections: Rc<Connections>,
+    /// Counters.
+    pub(crate) shard: Arc<Shard>,
+    /// Lines for the access log and the control plane.
+    pub(crate) recorder: Recorder,
+    /// Destinations to subscribe to.
+    pub(crate) wanted: mpsc::Sender<ServiceRef>,
+    /// Bounds of the HTTP codec.
+    pub(crate) limits: Limits,
+    /// Opens sockets.
+    pub(crate) dialer: Dialer,
+    /// The read buffer of all tunnels.
+    pub(crate) scratch: Scratch,
+    /// Tasks that belong to no single caller's connection: drivers of shared upstream connections.
+    pub(crate) tasks: TaskTracker,
+    /// State of the random numbers for balancing and sampling.
+    pub(crate) random: Random,
+}
+
+impl Worker {
+    /// The configuration in use now.
+    pub(crate) fn applied(&self) -> Arc<Applied> {
+        self.connections.current()
+    }
+
+    /// Whether an allowed request is one of the sampled.
+    pub(crate) fn samples(&self, applied: &Applied) -> bool {
+        let share = applied.snapshot.mesh.access_log_sample;
+        share > 0 && self.random.below(10_000) < usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// Counts a task that ends by a panic; keep it alive for as long as the task runs.
+    pub(crate) fn panic_guard(&self) -> PanicGuard {
+        PanicGuard(Arc::clone(&self.shard))
+    }
+}
+
+/// Counts a task that ends by a panic.
+#[derive(Debug)]
+pub(crate) struct PanicGuard(Arc<Shard>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Random numbers that need not be secret: xorshift64* (Vigna 2016), seeded from the system once for each worker.
+#[derive(Debug)]
+pub(crate) struct Random(Cell<u64>);
+
+impl Random {
+    /// Any seed will do; zero is replaced.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Cell::new(seed.max(1)))
+    }
+
+    /// A number below `n`; 0 for `n` of 0.
+    pub(crate) fn below(&self, n: usize) -> usize {
+        let mut x = self.0.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0.set(x);
+        let high = x.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        let n = u64::try_from(n).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        usize::try_from((high * n) >> 32).unwrap_or(0)
+    }
+}
