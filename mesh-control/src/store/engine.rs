@@ -22,13 +22,15 @@ use super::record;
 use super::view::Resources;
 use mesh_ca::seal::SealKey;
 use sled::transaction::{TransactionError, Transactional, TransactionalTree, UnabortableTransactionError};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
+use std::time::Duration;
 
 /// sled's own cache. The state is in our memory, so sled is read at the start only.
 const CACHE_BYTES: u64 = 16 << 20;
@@ -39,6 +41,10 @@ const PIECE_BYTES: usize = 4096;
 const ID_KEY: &[u8] = b"database";
 /// Length of the piece number at a key's end, and of the count before the first piece.
 const NUMBER_BYTES: usize = 4;
+
+/// Together a second: a child holds our descriptors for the time between fork and exec.
+const LOCK_TRIES: u32 = 100;
+const LOCK_WAIT: Duration = Duration::from_millis(10);
 
 /// Names one database, so that no value of another one opens in it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,7 +168,7 @@ impl Engine {
         // No flush by the clock: a background flush that fails would poison sled between two writes of ours.
         let config = sled::Config::new().path(directory).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let (db, trees) = guarded(|| {
-            let db = config.open()?;
+            let db = opened(&config)?;
             let trees = Trees {
                 audit: db.open_tree("audit")?,
                 changes: db.open_tree("changes")?,
@@ -498,9 +504,27 @@ fn joined(pieces: BTreeMap<u32, Vec<u8>>) -> Option<Vec<u8>> {
     Some(value.collect())
 }
 
+/// Opens sled, and waits a little for its lock: nobody else has it, since the store's own lock is ours, but a child that
+/// another thread is just starting still holds the descriptors of a database that we closed.
+fn opened(config: &sled::Config) -> sled::Result<sled::Db> {
+    for _ in 0..LOCK_TRIES {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                std::thread::park_timeout(LOCK_WAIT);
+            }
+            other => return other,
+        }
+    }
+    config.open()
+}
+
 /// Calls sled and turns its panics into errors.
 fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    silence_guarded_panics();
+    let outer = IS_GUARDED.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(call));
+    IS_GUARDED.set(outer);
+    match result {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => Err(EngineError::Io(error)),
         Ok(Err(error)) => Err(EngineError::Sled(error.to_string())),
@@ -510,4 +534,21 @@ fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, EngineError> 
             Err(EngineError::Panicked(text.chars().take(160).collect()))
         }
     }
+}
+
+thread_local! {
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps caught panics off the screen: what they mean is in the error that follows. Other panics are shown as before.
+fn silence_guarded_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let shown = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                shown(panic);
+            }
+        }));
+    });
 }

@@ -3,7 +3,7 @@
 //! `sled` writes them, `rescue` reads them. The form is ours alone, so it is also the way to another database one day.
 //!
 //! ```text
-//! "meshctl-backup\n" | format (1) | file id (16) | frame…
+//! "meshctl-backup\n" | format (1) | file id (16) | first 8 bytes of the SHA-256 of these | frame…
 //! frame: length of the sealed bytes (u32, little-endian) | first 8 bytes of their SHA-256 | sealed bytes
 //! ```
 //! Each frame is sealed for this file and its place in it. The first one says what must follow, the last one holds the
@@ -22,6 +22,8 @@ use std::io::{self, Read, Write};
 const MAGIC: &[u8; 15] = b"meshctl-backup\n";
 const FORMAT: u8 = 1;
 const CHECKSUM_BYTES: usize = 8;
+/// What stands before the first frame.
+const HEAD_BYTES: u64 = 40;
 /// No frame is longer: a change set of [`WRITE_BYTES_MAX`](super::write::WRITE_BYTES_MAX) with 20,000 names of at most
 /// 4 KiB file name each would reach it, and none was ever seen near it.
 const FRAME_BYTES_MAX: usize = 160 << 20;
@@ -162,7 +164,8 @@ pub(super) fn write(
     out.write_all(MAGIC)?;
     out.write_all(&[FORMAT])?;
     out.write_all(&file.0)?;
-    let mut frames = Frames { out, seal, file, number: 0, digest: Hash::default(), bytes: 32 };
+    out.write_all(&head_checksum(FORMAT, file))?;
+    let mut frames = Frames { out, seal, file, number: 0, digest: Hash::default(), bytes: HEAD_BYTES };
     frames.put(Part::Start(Start {
         database: database.0.to_vec(),
         revision: view.revision,
@@ -262,12 +265,17 @@ impl<'a> Reader<'a> {
         }
         let mut format = [0];
         reader.fill(&mut format)?;
-        if format != [FORMAT] {
-            return Err(BackupProblem::Newer(format[0]));
-        }
         let mut file = [0; 16];
         reader.fill(&mut file)?;
         reader.file = DatabaseId(file);
+        let mut checksum = [0; CHECKSUM_BYTES];
+        reader.fill(&mut checksum)?;
+        if checksum != head_checksum(format[0], reader.file) {
+            return Err(reader.damaged("the head's checksum differs".to_owned()));
+        }
+        if format != [FORMAT] {
+            return Err(BackupProblem::Newer(format[0]));
+        }
         Ok(reader)
     }
 
@@ -323,6 +331,13 @@ impl<'a> Reader<'a> {
             _ => BackupProblem::Io(error),
         })
     }
+}
+
+fn head_checksum(format: u8, file: DatabaseId) -> [u8; CHECKSUM_BYTES] {
+    let mut checksum = [0; CHECKSUM_BYTES];
+    let hash = sha256_of(&[MAGIC, &[format], &file.0]);
+    checksum.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    checksum
 }
 
 fn context(file: DatabaseId, number: u64) -> String {

@@ -14,7 +14,7 @@ use super::durable::Points;
 use super::engine::DatabaseId;
 use super::faults::Point;
 use super::ledger::{Batch, Ledger, Step, Tip};
-use super::record::sha256;
+use super::record::sha256_of;
 use super::view::Hash;
 use mesh_ca::seal::SealKey;
 use prost::Message;
@@ -173,7 +173,7 @@ impl Manifest {
         let mut bytes = Vec::with_capacity(sealed.len().saturating_add(64));
         bytes.extend_from_slice(MAGIC);
         bytes.push(FORMAT);
-        bytes.extend_from_slice(&sha256(&sealed));
+        bytes.extend_from_slice(&checksum(FORMAT, &sealed));
         bytes.extend_from_slice(&sealed);
         Ok(bytes)
     }
@@ -192,7 +192,7 @@ impl Manifest {
         if magic != MAGIC {
             return Err(damaged("not a manifest"));
         }
-        if sha256(sealed) != *hash {
+        if checksum(*format, sealed) != *hash {
             return Err(damaged("checksum differs"));
         }
         if *format != FORMAT {
@@ -253,4 +253,9 @@ impl Manifest {
             None => Ok(()),
         }
     }
+}
+
+/// Covers all of the file but itself, so that a flipped bit is never taken for another key or a newer release.
+fn checksum(format: u8, sealed: &[u8]) -> Hash {
+    sha256_of(&[MAGIC, &[format], sealed])
 }

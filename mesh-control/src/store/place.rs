@@ -107,13 +107,13 @@ impl Place {
     }
 
     /// Makes the directory if it is missing, and takes its lock; `None`: somebody else has it.
-    pub(super) fn claim(&self) -> io::Result<Option<File>> {
+    pub(super) fn claim(&self) -> io::Result<Option<Lock>> {
         make_directory(&self.dir)?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).read(true).write(true).mode(0o600);
         let lock = options.open(self.dir.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
+            Ok(()) => Ok(Some(Lock(lock))),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
@@ -126,6 +126,16 @@ impl Place {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// A directory's lock; it ends with the value.
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started by another thread still has the descriptor.
+        let _ = self.0.unlock();
     }
 }
 

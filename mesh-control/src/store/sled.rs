@@ -15,7 +15,7 @@ use super::export::{self, BackupProblem};
 use super::faults::{Faults, NoFaults};
 use super::ledger::Ledger;
 use super::manifest::{Manifest, ManifestError, Mismatch};
-use super::place::Place;
+use super::place::{Lock, Place};
 use super::rescue;
 use super::view::{AuditReport, ReadView};
 use super::write::{Committed, Write};
@@ -155,7 +155,7 @@ pub struct SledStore {
     thread: Option<JoinHandle<()>>,
     id: DatabaseId,
     seal: Arc<SealKey>,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Opens the store in its own directory, `<state-dir>/store` by custom; a new one is made when there is none. Blocks.
@@ -205,7 +205,7 @@ struct Opened {
 
 fn start(
     place: Place,
-    lock: File,
+    lock: Lock,
     seal: Arc<SealKey>,
     options: Options,
     opened: Opened,
@@ -243,7 +243,7 @@ fn start(
 }
 
 /// Takes the directory's lock.
-pub(super) fn claim(place: &Place) -> Result<File, OpenError> {
+pub(super) fn claim(place: &Place) -> Result<Lock, OpenError> {
     let path = place.dir().to_path_buf();
     match place.claim() {
         Ok(Some(lock)) => Ok(lock),
@@ -278,17 +278,32 @@ fn checked(place: &Place, seal: &Arc<SealKey>) -> Result<(Engine, Ledger, Manife
             return Err(damaged(place, format!("its file {file} is gone")));
         }
     }
-    // On a full disk there is no copy, and opening is tried all the same.
-    let copied = copy_tree(&place.database(), &place.before());
-    let result = compared(place, seal, &manifest);
-    match (&result, copied) {
-        (Err(_), Ok(())) => put_back(place)?,
-        _ => {
-            let cleared = remove_tree(&place.before());
-            cleared.map_err(|source| refused(place, "cleared of a leftover", source))?;
+    release_reserve(&place.database().join("db"));
+    let cleared = |place: &Place| {
+        remove_tree(&place.before()).map_err(|source| refused(place, "cleared of a leftover", source))
+    };
+    let is_copied = copy_tree(&place.database(), &place.before()).is_ok();
+    if !is_copied {
+        // A full disk: opening needs less than a copy, so it is tried all the same.
+        cleared(place)?;
+    }
+    let mut result = compared(place, seal, &manifest);
+    if is_copied && result.is_err() {
+        put_back(place)?;
+        if matches!(&result, Err(OpenError::Io { source, .. }) if source.kind() == io::ErrorKind::StorageFull)
+        {
+            result = compared(place, seal, &manifest);
         }
     }
+    cleared(place)?;
     result.map(|(engine, ledger)| (engine, ledger, manifest))
+}
+
+/// Gives back the space that was reserved behind the file's end: opening needs some, and reserves anew.
+fn release_reserve(file: &Path) {
+    // A failure here is no failure yet: what cannot be written later says so itself.
+    let opened = std::fs::OpenOptions::new().write(true).open(file);
+    let _ = opened.and_then(|file| file.set_len(file.metadata()?.len()));
 }
 
 fn compared(place: &Place, seal: &Arc<SealKey>, manifest: &Manifest) -> Result<(Engine, Ledger), OpenError> {

@@ -1,5 +1,11 @@
 //! The store: one suite over both kinds, and what only the one on disk can suffer.
 
+mod crash;
+mod damage;
+mod full_disk;
+mod kill;
+mod property;
+mod rescue;
 mod suite;
 
 use mesh_ca::seal::SealKey;
@@ -16,7 +22,12 @@ fn seal() -> Arc<SealKey> {
     Arc::new(SealKey::from_bytes(&[7; 32]))
 }
 
-#[expect(dead_code, reason = "for what follows")]
+/// A directory in memory where there is one: these tests make thousands of files and simulate the disk's failures.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 fn open(dir: &Path) -> SledStore {
     mesh_control::store::sled::open(dir, seal()).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }

@@ -1,0 +1,112 @@
+//! `kill -9` at random moments, of a process that writes from several sides at once.
+
+use super::{Path, open, open_quiet};
+use mesh_control::store::Store;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+/// Kills in one run of the tests. Raised to 1,000 by hand, the test takes some minutes; see the module `store::sled`.
+const KILLS: u32 = 30;
+/// A process is killed after at most so many acknowledgements.
+const LINES_MAX: u64 = 160;
+
+/// What a process said before it was killed.
+#[derive(Default)]
+struct Told {
+    /// Worker → its last number, revision and record.
+    acks: BTreeMap<u64, (u64, u64, u64)>,
+    /// All records: sequence → worker, number, revision.
+    records: BTreeMap<u64, (u64, u64, u64)>,
+    meta: u64,
+}
+
+/// Starts a writer, kills it after some lines, and adds what it said.
+fn run_and_kill(dir: &Path, told: &mut Told) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_store-hammer"))
+        .arg(dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let kill_at = rand::random_range(0..LINES_MAX);
+    let mut count = 0;
+    while let Some(line) = lines.next().transpose().unwrap() {
+        hear(&line, told);
+        count += 1;
+        if count == kill_at + 1 {
+            // A moment more, so that the kill falls anywhere in the next batch.
+            for _ in 0..rand::random_range(0..200_000) {
+                std::hint::spin_loop();
+            }
+            child.kill().unwrap();
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(count > kill_at, "ended by itself after {count} lines, {}: {errors}", output.status);
+}
+
+fn hear(line: &str, told: &mut Told) {
+    let words: Vec<&str> = line.split(' ').collect();
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    match words.as_slice() {
+        ["ready"] => {}
+        ["meta", n] => told.meta = number(n),
+        ["ack", worker, n, revision, sequence] => {
+            let (worker, n, revision, sequence) =
+                (number(worker), number(n), number(revision), number(sequence));
+            told.acks.insert(worker, (n, revision, sequence));
+            told.records.insert(sequence, (worker, n, revision));
+        }
+        // The last line may be cut by the kill; what it would have said was never said.
+        other => assert!(!line.ends_with('\n'), "{other:?}"),
+    }
+}
+
+fn document_number(yaml: &str) -> u64 {
+    let number = yaml.lines().next().and_then(|line| line.strip_prefix("n: "));
+    number.and_then(|n| n.trim().parse().ok()).unwrap_or_else(|| panic!("{yaml:?}"))
+}
+
+#[test]
+fn a_killed_store_has_everything_it_acknowledged() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("store");
+    let mut told = Told::default();
+    for kill in 0..KILLS {
+        run_and_kill(&dir, &mut told);
+        // Every other time the process itself opens what the kill left.
+        if kill % 2 == 0 {
+            continue;
+        }
+        let store = open_quiet(&dir);
+        let view = store.read();
+        for (worker, (n, _, _)) in &told.acks {
+            let key = super::key(&format!("accesspolicy/hammer/w-{worker}"));
+            let found = document_number(&view.resource(&key).unwrap().yaml);
+            assert!(
+                found == *n || found == n + 1,
+                "kill {kill}: worker {worker} was told of {n}, {found} is there"
+            );
+        }
+        let meta = view.meta("hammer").map_or(0, |v| String::from_utf8(v).unwrap().parse().unwrap());
+        assert!(
+            meta == told.meta || meta == told.meta + 1,
+            "kill {kill}: told of {}, {meta} is there",
+            told.meta
+        );
+    }
+    let store = open(&dir);
+    let view = store.read();
+    for (sequence, (worker, n, revision)) in &told.records {
+        let record = &view.audit(*sequence..=*sequence)[0];
+        assert_eq!((record.actor.as_str(), record.time_ms), (format!("worker {worker}").as_str(), *n));
+        assert_eq!(record.revision, *revision);
+        let set = view.change_set(*revision).unwrap();
+        assert_eq!(document_number(&set.changes[0].after.as_ref().unwrap().yaml), *n);
+    }
+    assert!(told.records.len() > 200, "only {} acknowledgements", told.records.len());
+    assert_eq!(store.verify_audit().unwrap().broken, None);
+}
