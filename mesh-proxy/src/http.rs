@@ -34,6 +34,11 @@ pub struct Limits {
     pub h2_stream_window: u32,
     /// Flow-control window of an HTTP/2 connection.
     pub h2_connection_window: u32,
+    /// Streams that the peer of one HTTP/2 connection may reset at once. Connections that carry many callers (between
+    /// proxies) get more, so that one caller's resets do not end what others share.
+    pub h2_resets_burst: u32,
+    /// What comes back of it each second. Rapid reset attacks send 100,000.
+    pub h2_resets_per_second: u32,
     /// From the first byte of a head to its last.
     pub header_timeout: Duration,
     /// For the next request on a connection.
@@ -61,6 +66,8 @@ impl Default for Limits {
             h2_streams_max: 100,
             h2_stream_window: 256 * 1024,
             h2_connection_window: 1024 * 1024,
+            h2_resets_burst: 500,
+            h2_resets_per_second: 200,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
             progress_timeout: Duration::from_secs(60),

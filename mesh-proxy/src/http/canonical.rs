@@ -306,7 +306,7 @@ fn check_h2_fields(headers: &http::HeaderMap, judged: &[Arc<str>]) -> Result<(),
 }
 
 /// gRPC is told by its content type (gRPC over HTTP/2, "Requests").
-fn is_grpc(headers: &http::HeaderMap) -> bool {
+pub(super) fn is_grpc(headers: &http::HeaderMap) -> bool {
     let value = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
     value.get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/grpc"))
         && matches!(value.get(16), None | Some(b'+' | b';'))

@@ -23,7 +23,7 @@ pub use head::{RequestHead, ResponseHead, Version};
 pub(crate) use framing::{Decoder, Piece, decimal, each_trailer};
 pub(crate) use head::list;
 pub(crate) use link::{Link, Watchdog};
-pub(crate) use write::{Answer, Connection, chunk_size, request, response};
+pub(crate) use write::{Answer, Connection, chunk_size, is_explanation, request, response};
 
 use super::Limits;
 use crate::refusal::{BodyOf, Persistence, Refusal, Refused};

@@ -2,4 +2,6 @@
 
 mod h1_exchange;
 mod h1_heads;
+mod h2_floods;
+mod h2_streams;
 mod wire;

@@ -60,6 +60,15 @@ enum Down {
     Upgrading,
 }
 
+/// How an origin's connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Leaving {
+    /// With an end of the stream (under TLS: `close_notify`).
+    Cleanly,
+    /// With an error.
+    Abruptly,
+}
+
 /// How an exchange can end well.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -335,12 +344,14 @@ where
                 }
                 Ok(Poll::Ready(()))
             }
-            Some(end) => Err(self.origin_gone(end.is_ok())),
+            Some(Ok(_)) => Err(self.origin_gone(Leaving::Cleanly)),
+            Some(Err(_)) => Err(self.origin_gone(Leaving::Abruptly)),
         }
     }
 
-    /// What it means that the origin's connection ended before a complete head; `clean`: by its own will.
-    fn origin_gone(&self, clean: bool) -> Stop {
+    /// What it means that the origin's connection ended before a complete head.
+    fn origin_gone(&self, leaving: Leaving) -> Stop {
+        let clean = leaving == Leaving::Cleanly;
         let unprocessed = !self.sent || (clean && self.what.origin == Origin::MeshPeer);
         let retry = match (self.heard, unprocessed, self.client.is_reused()) {
             (false, true, _) => Retry::Safe,
