@@ -275,7 +275,7 @@ impl<'a> Names<'a> {
             let account = account.as_ref().map_or("", |account| account.as_str());
             let warning = format!(
                 "{} calls itself {workload}, but its identity is {}: it answers for no service. If that is meant, apply a \
-                 Workload {namespace}/{workload} with `account: {account}`",
+                 Workload {namespace}/{workload} with `serviceAccount: {account}`",
                 key.instance, key.id,
             );
             return Member { registered, labels, services: Vec::new(), warning: Some(warning) };
