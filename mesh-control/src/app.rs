@@ -26,7 +26,7 @@ use crate::discovery::server::{self as discovery_server, DiscoveryService};
 use crate::index::World;
 use crate::metrics::Metrics;
 use crate::state_dir::{self, StateDirError};
-use crate::store::sled::OpenError;
+use crate::store::disk::OpenError;
 use crate::telemetry::{self, TelemetryService};
 use crate::traffic::Traffic;
 use crate::transport::tls::Acceptor;

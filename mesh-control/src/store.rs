@@ -1,11 +1,11 @@
 //! What the mesh was told, kept: resources, every past revision, the audit chain, and small sealed values of other parts.
 //!
-//! `app` opens one [`sled::SledStore`] and hands it out as `Arc<dyn Store>`; `admin` commits to it and reads from it,
+//! `app` opens one [`disk::SledStore`] and hands it out as `Arc<dyn Store>`; `admin` commits to it and reads from it,
 //! `local` and the signing authority keep their values under [`Store::put_meta`]. [`memory::MemoryStore`] is its twin
 //! for tests, and one test-suite runs over both. The store judges no resource: it keeps documents, byte for byte.
 //! It never acknowledges what is not on disk, never serves less than it once acknowledged, and never reads a clock.
 //!
-//! - [`write`]: what is asked of it, and the limits.
+//! - [`mod@write`]: what is asked of it, and the limits.
 //! - [`view`]: what it knows, as a consistent picture of one moment. Pure.
 //! - `ledger`: the state and the one place where a write becomes a record. Pure; both twins stand on it.
 //! - `record`: the stored forms and the hash chain.
@@ -19,6 +19,7 @@
 //! are answered from memory: a sick disk cannot stop them. The price is memory: about 1.5 bytes for each byte of YAML
 //! ever applied.
 
+pub mod disk;
 mod durable;
 mod engine;
 pub mod export;
@@ -29,7 +30,7 @@ pub mod memory;
 mod place;
 mod record;
 mod rescue;
-pub mod sled;
+
 pub mod view;
 pub mod write;
 mod writer;
@@ -66,7 +67,7 @@ pub trait Store: Send + Sync {
     /// Whether writes are accepted.
     fn health(&self) -> Health;
 
-    /// Writes everything, sealed under the store's own key, in the form that [`restore`](sled::restore) reads. Blocks.
+    /// Writes everything, sealed under the store's own key, in the form that [`restore`](disk::restore) reads. Blocks.
     ///
     /// # Errors
     /// `out` refuses a write. What was written so far is then no backup, and `restore` says so.

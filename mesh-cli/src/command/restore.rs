@@ -8,7 +8,7 @@ use crate::output;
 use crate::session::Session;
 use clap::Args;
 use mesh_ca::seal::{Missing, SealKey};
-use mesh_control::store::sled;
+use mesh_control::store::disk;
 use std::fs::File;
 use std::io::{BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -55,7 +55,7 @@ pub(crate) async fn run(args: RestoreArgs, session: &Session) -> Result<Exit, Fa
     })?;
     super::up::check_state_dir(&dir)?;
     let report = blocking(move || {
-        sled::restore(&mut BufReader::new(backup), &dir.join(STORE_NAME), Arc::new(key))
+        disk::restore(&mut BufReader::new(backup), &dir.join(STORE_NAME), Arc::new(key))
             .map_err(|error| Failure::failed(chain(&error)))
     })
     .await?;

@@ -54,7 +54,7 @@ fn open_blocking(config: &Config) -> Result<Opened, ControlError> {
     let is_first = std::fs::read_dir(&store_dir).is_ok_and(|mut entries| entries.next().is_none());
     let seal =
         Arc::new(SealKey::from_file(&key_file, if is_first { Missing::Create } else { Missing::Refuse })?);
-    let store: Arc<dyn Store> = Arc::new(store::sled::open(&store_dir, seal.clone())?);
+    let store: Arc<dyn Store> = Arc::new(store::disk::open(&store_dir, seal.clone())?);
     let trust_domain = trust_domain(config, &*store)?;
     let authority = authority(config, trust_domain.clone(), store.clone(), &seal)?;
     let view = store.read();

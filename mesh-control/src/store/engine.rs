@@ -1,6 +1,6 @@
 //! The database itself: four sled trees of sealed values, and nothing that sled says is believed.
 //!
-//! `writer` owns an [`Engine`] and is the only one that writes; `sled::open` and `rescue` read it whole. Every call into
+//! `writer` owns an [`Engine`] and is the only one that writes; `disk::open` and `rescue` read it whole. Every call into
 //! sled is made under `catch_unwind`, since it panics on damaged files.
 //!
 //! | tree | key | value (sealed) |

@@ -1,6 +1,6 @@
 //! What the database must hold, written beside it: the only way to notice that sled lost something.
 //!
-//! `writer` replaces it with every batch, after the batch is in the database and before anyone is told so; `sled::open`
+//! `writer` replaces it with every batch, after the batch is in the database and before anyone is told so; `disk::open`
 //! compares. It is sealed, so that it cannot be made to fit a rolled-back database without the key.
 //!
 //! # Why this order

@@ -1,4 +1,4 @@
-//! A store that keeps nothing: the twin of [`sled::SledStore`](super::sled::SledStore) for tests.
+//! A store that keeps nothing: the twin of [`disk::SledStore`](super::disk::SledStore) for tests.
 //!
 //! It keeps the stored forms of records too, so that checking the chain means the same as for its twin.
 

@@ -1,10 +1,11 @@
 //! Making a database, whole or not at all: a new one, one from a backup, one from what a damaged one still holds.
 //!
-//! `sled::open` makes new ones; `meshctl restore` and `meshctl check --repair-store` call the rest while no control plane
+//! `disk::open` makes new ones; `meshctl restore` and `meshctl check --repair-store` call the rest while no control plane
 //! runs. A database is made as `data.new`, made durable, and then named `data`; nothing is ever repaired in place, and
 //! what a repair replaces is kept.
 
 use super::BackupReport;
+use super::disk::{OpenError, claim, damaged, manifest_refused};
 use super::durable::{copy_tree, remove_tree, sync_directory, sync_tree};
 use super::engine::{DatabaseId, Engine, EngineError};
 use super::export;
@@ -13,7 +14,6 @@ use super::ledger::{Chain, Found, Ledger, replay};
 use super::manifest::{Manifest, ManifestError};
 use super::place::{Place, database_in, make_directory, manifest_in};
 use super::record;
-use super::sled::{OpenError, claim, damaged, manifest_refused};
 use mesh_ca::seal::SealKey;
 use std::fs::File;
 use std::io;

@@ -1,6 +1,6 @@
 //! The one thread that writes: it gathers what waits, makes it durable at once, and then tells everyone.
 //!
-//! [`SledStore`](super::sled::SledStore) owns it and sends it [`Job`]s; it ends when the store is dropped. The exports
+//! [`SledStore`](super::disk::SledStore) owns it and sends it [`Job`]s; it ends when the store is dropped. The exports
 //! run on a thread of their own, at most one at a time, from a picture of the state. It never takes a batch half: what
 //! cannot be made durable is undone, and until that succeeded nothing else is written.
 //!

@@ -9,7 +9,7 @@ mod rescue;
 mod suite;
 
 use mesh_ca::seal::SealKey;
-use mesh_control::store::sled::{Options, SledStore, open_with};
+use mesh_control::store::disk::{Options, SledStore, open_with};
 use mesh_control::store::view::ReadView;
 use mesh_control::store::write::{Committed, ResourceChange, Verb, Write};
 use mesh_control::store::{Store, StoreError};
@@ -29,7 +29,7 @@ fn scratch() -> tempfile::TempDir {
 }
 
 fn open(dir: &Path) -> SledStore {
-    mesh_control::store::sled::open(dir, seal()).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+    mesh_control::store::disk::open(dir, seal()).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }
 
 /// Opens without exports, so that a test sees only what it asked for.

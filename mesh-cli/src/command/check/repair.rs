@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure, chain};
 use crate::output::{self, Tone};
 use crate::session::Session;
 use mesh_ca::seal::{Missing, SealKey};
-use mesh_control::store::sled::{self, RepairReport};
+use mesh_control::store::disk::{self, RepairReport};
 use std::sync::Arc;
 
 /// Repairs the store of the session's state directory.
@@ -23,7 +23,7 @@ pub(super) async fn run(session: &Session) -> Result<Exit, Failure> {
     let key = SealKey::from_file(&dir.join(SEAL_KEY_NAME), Missing::Refuse)
         .map_err(|error| Failure::failed(chain(&error)).next("meshctl restore FILE --state-dir NEW-DIR"))?;
     let report =
-        blocking(move || sled::repair(&store, Arc::new(key)).map_err(|error| Failure::failed(chain(&error))))
+        blocking(move || disk::repair(&store, Arc::new(key)).map_err(|error| Failure::failed(chain(&error))))
             .await?;
     output::print(&text(&report))?;
     output::note(&format!("start it with: meshctl up --state-dir {}", dir.display()));

@@ -4,8 +4,8 @@
 //! power cut leaves what was fsynced: the database as it was then, and of two manifests either one.
 
 use super::{Path, commit, open_quiet, scratch, seal, write};
+use mesh_control::store::disk::{Options, SledStore, open_with};
 use mesh_control::store::faults::{Faults, Point};
-use mesh_control::store::sled::{Options, SledStore, open_with};
 use mesh_control::store::{Health, Store, StoreError};
 use std::collections::BTreeSet;
 use std::io;

@@ -3,7 +3,7 @@
 use super::{Path, commit, everything, open_quiet, scratch, seal, write};
 use mesh_ca::seal::SealKey;
 use mesh_control::store::Store;
-use mesh_control::store::sled::{OpenError, open};
+use mesh_control::store::disk::{OpenError, open};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;

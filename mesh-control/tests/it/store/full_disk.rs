@@ -1,7 +1,7 @@
 //! A full disk, a read-only disk: writes are refused, reads go on, nothing needs a restart.
 
 use super::{Path, commit, everything, open_quiet, seal, write};
-use mesh_control::store::sled::{OpenError, open};
+use mesh_control::store::disk::{OpenError, open};
 use mesh_control::store::{Health, Store, StoreError};
 use std::io::Write as _;
 use std::path::PathBuf;

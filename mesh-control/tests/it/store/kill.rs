@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-/// Kills in one run of the tests. Raised to 1,000 by hand, the test takes some minutes; see the module `store::sled`.
+/// Kills in one run of the tests. Raised to 1,000 by hand, the test takes some minutes; see the module `store::disk`.
 const KILLS: u32 = 30;
 /// A process is killed after at most so many acknowledgements.
 const LINES_MAX: u64 = 160;

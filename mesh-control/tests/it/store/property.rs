@@ -2,8 +2,8 @@
 
 use super::{change, commit, everything, open_quiet, scratch, write};
 use mesh_control::store::Store;
+use mesh_control::store::disk::SledStore;
 use mesh_control::store::memory::MemoryStore;
-use mesh_control::store::sled::SledStore;
 use mesh_control::store::write::Write;
 use proptest::prelude::*;
 

@@ -2,7 +2,7 @@
 
 use super::{Path, commit, everything, open, open_quiet, scratch, seal, write};
 use mesh_ca::seal::SealKey;
-use mesh_control::store::sled::{OpenError, Options, open_with, repair, restore};
+use mesh_control::store::disk::{OpenError, Options, open_with, repair, restore};
 use mesh_control::store::{Store, faults::NoFaults};
 use std::path::PathBuf;
 use std::sync::Arc;

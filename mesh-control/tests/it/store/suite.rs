@@ -1,8 +1,8 @@
 //! What every store does, on disk or in memory.
 
 use super::{change, commit, everything, key, open_quiet, seal, write};
+use mesh_control::store::disk::restore;
 use mesh_control::store::memory::MemoryStore;
-use mesh_control::store::sled::restore;
 use mesh_control::store::write::{CHANGES_MAX, DOCUMENT_BYTES_MAX, META_KEYS_MAX, Verb, Write};
 use mesh_control::store::{Health, Store, StoreError};
 

@@ -6,7 +6,7 @@
 
 use mesh_ca::seal::SealKey;
 use mesh_control::store::Store;
-use mesh_control::store::sled::{Options, open_with};
+use mesh_control::store::disk::{Options, open_with};
 use mesh_control::store::write::{ResourceChange, Verb, Write};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex};
