@@ -117,6 +117,19 @@ pub(super) fn protocol_bits(words: &[ProtocolMatch]) -> u8 {
     meant.map(protocol_bit).fold(0, |bits, bit| bits | bit)
 }
 
+/// The protocols under which an operation is judged.
+///
+/// A deny that looks into HTTP requests also meets opaque bytes, which may be HTTP that its sender calls something else;
+/// it cannot be judged there and fails closed.
+fn judged_protocols(operation: &Operation, action: Action) -> u8 {
+    let named = protocol_bits(&operation.protocols);
+    let http = protocol_bits(&[ProtocolMatch::Http]);
+    if action == Action::Deny && operation.needs_http() && named & http != 0 {
+        return named | protocol_bit(Protocol::Tcp);
+    }
+    named
+}
+
 /// Which rule a [`RuleRef`] means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RuleDescription<'a> {
@@ -250,7 +263,7 @@ impl Builder {
                     except,
                     valid_until: rule.valid_until.unwrap_or(u64::MAX),
                     ports: operation.ports.iter().copied().collect(),
-                    protocols: protocol_bits(&operation.protocols),
+                    protocols: judged_protocols(operation, rule.action),
                     methods: operation
                         .methods
                         .iter()

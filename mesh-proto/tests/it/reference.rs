@@ -5,7 +5,7 @@ use crate::notation::{OwnedHttp, OwnedRequest, OwnedSource};
 use mesh_proto::matching::{GrpcPattern, HeaderCondition, HeaderTest, PathPattern};
 use mesh_proto::policy::evaluate::DenyReason;
 use mesh_proto::policy::model::{
-    Action, Mode, Operation, Policy, PolicyInputs, Protocol, Rule, Scope, Source,
+    Action, Mode, Operation, Policy, PolicyInputs, Protocol, ProtocolMatch, Rule, Scope, Source,
 };
 
 /// Policy and rule by their places.
@@ -137,7 +137,17 @@ fn does(operation: &Operation, action: Action, request: &OwnedRequest) -> Fit {
         list.is_empty() || list.iter().any(holds)
     }
     let connection = any(&operation.ports, |range| range.contains(request.port))
-        && any(&operation.protocols, |word| word.matches(request.protocol))
+        && any(&operation.protocols, |word| {
+            // Opaque bytes may be HTTP under another name: a deny that looks into HTTP cannot let them pass unseen.
+            let hidden = action == Action::Deny
+                && operation.needs_http()
+                && request.protocol == Protocol::Tcp
+                && matches!(
+                    word,
+                    ProtocolMatch::Http | ProtocolMatch::Http1 | ProtocolMatch::Http2 | ProtocolMatch::Grpc
+                );
+            hidden || word.matches(request.protocol)
+        })
         && any(&operation.sni, |host| request.sni.as_deref().is_some_and(|name| host.matches(name)));
     if !connection {
         return Fit::No;
