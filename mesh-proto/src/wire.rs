@@ -4,9 +4,10 @@
 //! not compile unhandled, and every field that arrives is checked by the type it becomes. Nothing here does I/O.
 //!
 //! # Why
-//! A message of a newer release may carry fields that are not known here; protobuf skips them. What must not be skipped
-//! (a condition of a rule) is therefore an entry of a `oneof` or an enum: an unknown entry is an error, and the proxy
-//! refuses the update and keeps what it has.
+//! Protobuf skips what it does not know, so that a message of a newer release can mean less here than there. That is
+//! harmless for most fields and fatal for a rule's conditions: without one an allow rule is wider. Rules and operations
+//! therefore count their conditions, alternatives are entries of a `oneof` or an enum, and what does not add up is an error:
+//! the proxy refuses the update and keeps what it has.
 
 pub mod discovery;
 pub mod item;

@@ -145,23 +145,52 @@ pub enum KeyError {
 impl FromStr for ResourceKey {
     type Err = KeyError;
 
-    /// Parses `kind/namespace/name`, or `kind/name` for a mesh-wide object or one in `default`; also the displayed form
-    /// with a space after the kind. `accesspolicy//name` and `ratelimit//name` name mesh-wide objects.
+    /// Parses what people type: `kind/namespace/name`, `kind/name` for an object in `default` or of a kind that belongs to
+    /// the mesh, `kind/-/name` for a mesh-wide object of a kind that may have a namespace. And what is displayed: with a
+    /// space after the kind the namespace is never left out, so that without one the object is mesh-wide.
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let cut = |text: &str| text.chars().take(120).collect::<String>();
-        let (word, rest) = text.split_once(['/', ' ']).ok_or_else(|| KeyError::Shape(cut(text)))?;
+        let (at, separator) = text
+            .char_indices()
+            .find(|(_, c)| matches!(c, '/' | ' '))
+            .ok_or_else(|| KeyError::Shape(cut(text)))?;
+        let (word, rest) = text.split_at_checked(at).ok_or_else(|| KeyError::Shape(cut(text)))?;
+        let rest = rest.strip_prefix(separator).unwrap_or(rest);
         let kind = Kind::from_word(word).ok_or_else(|| KeyError::Kind(cut(word)))?;
         let (namespace, name) = match rest.split_once('/') {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, rest),
         };
         let namespace = match (kind.home(), namespace) {
-            (Home::Mesh, None) => None,
+            (Home::Mesh, None) | (Home::Either, Some("-")) => None,
             (Home::Mesh, Some(_)) => return Err(KeyError::NoNamespace { kind, name: cut(name) }),
-            (Home::Either, Some("")) => None,
+            (Home::Either, None) if separator == ' ' => None,
             (Home::Either | Home::Namespace, Some(namespace)) => Some(namespace.parse()?),
             (Home::Either | Home::Namespace, None) => Some(Namespace::default_local()),
         };
         Ok(Self { kind, namespace, name: name.parse()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_type_names_objects() {
+        for (text, expected) in [
+            ("accesspolicy/shop/web", "AccessPolicy shop/web"),
+            ("ap/web", "AccessPolicy default/web"),
+            ("AccessPolicy web", "AccessPolicy web"),
+            ("policies/-/web", "AccessPolicy web"),
+            ("role/buyer", "Role buyer"),
+            ("svc/web", "Service default/web"),
+            ("Service shop/web", "Service shop/web"),
+        ] {
+            assert_eq!(text.parse::<ResourceKey>().unwrap().to_string(), expected, "{text}");
+        }
+        for bad in ["", "web", "pod/web", "role/shop/buyer", "ap/Shop/web", "ap/a/b/c", "svc/-/web", "ap/"] {
+            assert!(bad.parse::<ResourceKey>().is_err(), "{bad}");
+        }
     }
 }

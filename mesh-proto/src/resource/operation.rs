@@ -96,7 +96,8 @@ fn read_header(reader: &mut Reader, at: At<'_>) -> Option<HeaderCondition> {
     match HeaderCondition::new(name, test) {
         Ok(condition) => Some(condition),
         Err(error) => {
-            reader.error(&name_at, Code::InvalidValue, error.to_string());
+            let at = if error.value == name { &name_at } else { &value };
+            reader.error(at, Code::InvalidValue, error.to_string());
             None
         }
     }

@@ -95,6 +95,7 @@ impl From<&Rule> for v1::Rule {
             except: except.iter().map(Into::into).collect(),
             to: to.iter().map(Into::into).collect(),
             valid_until: valid_until.unwrap_or(0),
+            conditions: count([!from.is_empty(), !except.is_empty(), !to.is_empty(), valid_until.is_some()]),
         }
     }
 }
@@ -103,7 +104,7 @@ impl TryFrom<v1::Rule> for Rule {
     type Error = WireError;
 
     fn try_from(message: v1::Rule) -> Result<Self, WireError> {
-        let v1::Rule { name, line, action, from, except, to, valid_until } = message;
+        let v1::Rule { name, line, action, from, except, to, valid_until, conditions } = message;
         let action = match v1::RuleAction::try_from(action) {
             Ok(v1::RuleAction::Allow) => Action::Allow,
             Ok(v1::RuleAction::Deny) => Action::Deny,
@@ -112,6 +113,10 @@ impl TryFrom<v1::Rule> for Rule {
         if from.is_empty() {
             return Err(WireError::new("from", "is empty"));
         }
+        refuse_unknown(
+            conditions,
+            count([!from.is_empty(), !except.is_empty(), !to.is_empty(), valid_until != 0]),
+        )?;
         Ok(Self {
             name: name.into(),
             line,
@@ -187,19 +192,49 @@ impl From<&Operation> for v1::Operation {
             paths: rendered(paths),
             headers: headers.iter().map(Into::into).collect(),
             grpc: rendered(grpc),
+            conditions: operation_conditions(operation),
         }
     }
+}
+
+/// How many of the lists of an operation are not empty.
+fn operation_conditions(operation: &Operation) -> u32 {
+    let Operation { ports, protocols, sni, hosts, methods, paths, headers, grpc } = operation;
+    count([
+        !ports.is_empty(),
+        !protocols.is_empty(),
+        !sni.is_empty(),
+        !hosts.is_empty(),
+        !methods.is_empty(),
+        !paths.is_empty(),
+        !headers.is_empty(),
+        !grpc.is_empty(),
+    ])
+}
+
+fn count<const N: usize>(present: [bool; N]) -> u32 {
+    present.into_iter().map(u32::from).sum()
+}
+
+/// A sender of a newer release may state conditions that are skipped here; without them the rule would be a wider one.
+fn refuse_unknown(stated: u32, known: u32) -> Result<(), WireError> {
+    if stated == known {
+        return Ok(());
+    }
+    let problem = format!("states {stated} conditions of which {known} are known here; upgrade this program");
+    Err(WireError::new("conditions", problem))
 }
 
 impl TryFrom<v1::Operation> for Operation {
     type Error = WireError;
 
     fn try_from(message: v1::Operation) -> Result<Self, WireError> {
-        let v1::Operation { ports, protocols, sni, hosts, methods, paths, headers, grpc } = message;
+        let v1::Operation { ports, protocols, sni, hosts, methods, paths, headers, grpc, conditions } =
+            message;
         let protocol = |word: String| {
             ProtocolMatch::from_word(&word).ok_or_else(|| WireError::new("", "is not a protocol"))
         };
-        Ok(Self {
+        let operation = Self {
             ports: each("ports", ports, TryInto::try_into)?,
             protocols: each("protocols", protocols, protocol)?,
             sni: texts("sni", &sni)?,
@@ -208,7 +243,9 @@ impl TryFrom<v1::Operation> for Operation {
             paths: texts("paths", &paths)?,
             headers: each("headers", headers, TryInto::try_into)?,
             grpc: texts("grpc", &grpc)?,
-        })
+        };
+        refuse_unknown(conditions, operation_conditions(&operation))?;
+        Ok(operation)
     }
 }
 

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+mod arbitrary;
 mod canonical;
 mod decisions;
 mod notation;
 mod properties;
 mod reference;
 mod resources;
+#[cfg(feature = "wire")]
+mod wire;
