@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 mod handshake;
 mod verifier;
-pub use handshake::{Secured, accept, agreed, connect, connect_control};
+pub use handshake::{Secured, accept, accept_control, agreed, connect, connect_control};
 use verifier::{Expectation, PinnedVerifier, Presented, Verifier};
 
 /// ALPN of the control plane's port: gRPC.
@@ -255,3 +255,6 @@ fn client_config(
 fn identify(chain: Option<&[CertificateDer<'_>]>) -> Result<PeerIdentity, PeerError> {
     peer_identity(chain.ok_or(PeerError::NoCertificate)?)
 }
+
+#[cfg(test)]
+mod tests;

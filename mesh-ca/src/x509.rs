@@ -26,8 +26,10 @@ pub(crate) struct Malformed;
 pub(crate) struct Facts {
     /// Big-endian, without leading zeros.
     pub(crate) serial: Vec<u8>,
+    #[cfg(feature = "authority")]
     pub(crate) subject: String,
     pub(crate) issuer: String,
+    #[cfg(feature = "authority")]
     pub(crate) subject_is_empty: bool,
     pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
@@ -82,8 +84,10 @@ impl Facts {
         }
         let mut facts = Self {
             serial: strip_zeros(certificate.raw_serial()).to_vec(),
+            #[cfg(feature = "authority")]
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
+            #[cfg(feature = "authority")]
             subject_is_empty: certificate.subject().iter_rdn().next().is_none(),
             not_before: system_time(certificate.validity().not_before),
             not_after: system_time(certificate.validity().not_after),

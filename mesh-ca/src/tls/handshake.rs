@@ -70,6 +70,29 @@ where
     Ok(stream.into())
 }
 
+/// Accepts on the control plane's port; the peer is `None` if it presented no certificate, as one that joins by token.
+///
+/// # Errors
+/// As [`accept`].
+pub async fn accept_control<S>(
+    config: Arc<ServerConfig>,
+    stream: S,
+) -> io::Result<(TlsStream<S>, Option<PeerIdentity>)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = TlsAcceptor::from(config).accept(stream).await?;
+    let connection = stream.get_ref().1;
+    if connection.alpn_protocol() != Some(super::ALPN_H2) {
+        return Err(refusal(PeerError::NoMeshProtocol));
+    }
+    let peer = match connection.peer_certificates() {
+        Some(chain) => Some(identify(Some(chain)).map_err(refusal)?),
+        None => None,
+    };
+    Ok((stream.into(), peer))
+}
+
 /// The peer and the protocol of a finished mesh handshake; whoever drives rustls itself must ask this before any byte.
 ///
 /// # Errors

@@ -116,13 +116,14 @@ pub(crate) fn named(names: &[(u8, &[u8])]) -> CertificateParams {
     let content: Vec<u8> = names.iter().flat_map(|(tag, bytes)| der(*tag, bytes)).collect();
     let mut params = leaf_params();
     params.subject_alt_names.clear();
-    params.custom_extensions = vec![extension(&SAN_OID, der(0x30, &content), true)];
+    params.custom_extensions = vec![extension(&SAN_OID, der(0x30, &content))];
     params
 }
 
-pub(crate) fn extension(oid: &[u64], content: Vec<u8>, critical: bool) -> CustomExtension {
+/// A critical extension.
+pub(crate) fn extension(oid: &[u64], content: Vec<u8>) -> CustomExtension {
     let mut extension = CustomExtension::from_oid_content(oid, content);
-    extension.set_criticality(critical);
+    extension.set_criticality(true);
     extension
 }
 

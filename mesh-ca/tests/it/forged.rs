@@ -9,8 +9,8 @@ use mesh_ca::bundle::{BundleError, TrustBundles};
 use mesh_ca::tls::{Alpn, Credentials};
 use mesh_ca::verify::handshake_error;
 use rcgen::{
-    CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair, KeyUsagePurpose,
-    NameConstraints, SanType,
+    CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, KeyPair,
+    KeyUsagePurpose, NameConstraints, SanType,
 };
 use std::sync::Arc;
 
@@ -173,9 +173,10 @@ async fn a_leaf_that_is_more_or_less_than_a_leaf_is_refused() {
         with(&|params| params.extended_key_usages = purposes.clone())
     };
     let usages = |usages: Vec<KeyUsagePurpose>| with(&|params| params.key_usages = usages.clone());
-    let raw = |oid: &[u64], content: &[u8], critical: bool| {
-        with(&|params| params.custom_extensions.push(extension(oid, content.to_vec(), critical)))
+    let raw = |oid: &[u64], content: &[u8]| {
+        with(&|params| params.custom_extensions.push(extension(oid, content.to_vec())))
     };
+    let harmless = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
     check(
         &workshop,
         vec![
@@ -199,21 +200,25 @@ async fn a_leaf_that_is_more_or_less_than_a_leaf_is_refused() {
             ("no purpose", "wrong_usage", purposes(vec![])),
             ("code signing", "wrong_usage", purposes(vec![ExtendedKeyUsagePurpose::CodeSigning])),
             ("any purpose", "wrong_usage", purposes(vec![ExtendedKeyUsagePurpose::Any])),
-            ("an unknown critical extension", "unknown_extension", raw(&[1, 2, 3, 4], &[5, 0], true)),
-            ("an unknown extension that is not critical", "accepted", raw(&[1, 2, 3, 4], &[5, 0], false)),
+            ("an unknown critical extension", "unknown_extension", raw(&[1, 2, 3, 4], &[5, 0])),
+            (
+                "an unknown extension that is not critical",
+                "accepted",
+                with(&|params| params.custom_extensions.push(harmless.clone())),
+            ),
             ("constraints that are no DER", "malformed_certificate", {
                 with(&|params| {
                     params.is_ca = IsCa::NoCa;
-                    params.custom_extensions.push(extension(&[2, 5, 29, 19], vec![0xff], true));
+                    params.custom_extensions.push(extension(&[2, 5, 29, 19], vec![0xff]));
                 })
             }),
             ("key usage that is no DER", "malformed_certificate", {
                 with(&|params| {
                     params.key_usages.clear();
-                    params.custom_extensions.push(extension(&[2, 5, 29, 15], vec![0x30, 0x80], true));
+                    params.custom_extensions.push(extension(&[2, 5, 29, 15], vec![0x30, 0x80]));
                 })
             }),
-            ("key usage twice", "malformed_certificate", raw(&[2, 5, 29, 15], &der(3, &[7, 0x80]), true)),
+            ("key usage twice", "malformed_certificate", raw(&[2, 5, 29, 15], &der(3, &[7, 0x80]))),
         ],
     )
     .await;

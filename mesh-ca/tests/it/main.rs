@@ -5,10 +5,17 @@
 //! rustls judges certificates by the system's clock, so these tests run at the present time; whatever depends on other
 //! times goes through functions that take the time.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test's own failure is a panic")]
+
+mod brought;
 mod forge;
 mod forged;
 mod handshake;
+mod join;
 mod openssl;
+mod outside_bytes;
+mod revocation;
 mod rotation;
+mod rotation_model;
 mod service;
 mod world;

@@ -54,8 +54,14 @@ impl MemoryStore {
         self.states.lock().unwrap().clone()
     }
 
-    pub(crate) fn fail(&self, failing: bool) {
-        *self.is_failing.lock().unwrap() = failing;
+    /// Every save fails from now on.
+    pub(crate) fn fail(&self) {
+        *self.is_failing.lock().unwrap() = true;
+    }
+
+    /// Saves succeed again.
+    pub(crate) fn recover(&self) {
+        *self.is_failing.lock().unwrap() = false;
     }
 }
 
