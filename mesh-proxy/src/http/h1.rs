@@ -17,7 +17,7 @@ mod head;
 mod link;
 mod write;
 
-pub use framing::BodyLength;
+pub use framing::{BodyLength, Decoded, decode};
 pub use head::{RequestHead, ResponseHead, Version};
 
 pub(crate) use framing::{Decoder, Piece, decimal, each_trailer};

@@ -202,6 +202,64 @@ impl Decoder {
     }
 }
 
+/// A body read by [`decode`].
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Decoded {
+    /// Its bytes.
+    pub data: Vec<u8>,
+    /// Its trailers, as far as they would be passed on: `name: value` lines.
+    pub trailers: Vec<u8>,
+    /// Bytes of the input that belong to it.
+    pub used: usize,
+    /// Whether it is complete; if not, more input is needed.
+    pub complete: bool,
+}
+
+/// Reads a body that comes in `parts`, as an exchange would, but into memory: for tests and fuzzing.
+///
+/// # Errors
+/// A chunk or the trailer section is malformed.
+pub fn decode<'p>(
+    parts: impl IntoIterator<Item = &'p [u8]>,
+    body: BodyLength,
+    trailer_bytes_max: usize,
+) -> Result<Decoded, Malformed> {
+    let mut decoder = Decoder::new(body, trailer_bytes_max);
+    let mut decoded = Decoded::default();
+    let mut buffer: Vec<u8> = Vec::new();
+    let mut parts = parts.into_iter();
+    loop {
+        let used = match decoder.next(&buffer)? {
+            Piece::Data(count) => {
+                decoded.data.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                count
+            }
+            Piece::Framing(count) => count,
+            Piece::Trailers(count) => {
+                each_trailer(&buffer, trailer_bytes_max, &mut |name, value| {
+                    for part in [name, b": ", value, b"\r\n"] {
+                        decoded.trailers.extend_from_slice(part);
+                    }
+                })?;
+                count
+            }
+            Piece::More => match parts.next() {
+                Some(part) => {
+                    buffer.extend_from_slice(part);
+                    continue;
+                }
+                None => return Ok(decoded),
+            },
+            Piece::End => {
+                decoded.complete = true;
+                return Ok(decoded);
+            }
+        };
+        decoded.used = decoded.used.saturating_add(used);
+        buffer.drain(..used);
+    }
+}
+
 /// A count that was bounded by a buffer's length.
 fn fitting(count: u64) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX)
