@@ -288,8 +288,13 @@ impl Explanation {
             self.rules.iter().filter(|rule| !rule.matched).map(|rule| rule.misses.len()).collect();
         misses.sort_unstable();
         let near = misses.get(RULES_SHOWN_MAX / 2).copied().unwrap_or(usize::MAX);
-        let is_near = |rule: &&ExplainedRule| rule.matched || rule.misses.len() < near;
-        self.rules.iter().filter(is_near).take(RULES_SHOWN_MAX).collect()
+        let mut left = RULES_SHOWN_MAX;
+        let mut is_shown = |rule: &&ExplainedRule| {
+            let is_near = rule.misses.len() < near && left > 0;
+            left = left.saturating_sub(usize::from(is_near && !rule.matched));
+            rule.matched || is_near
+        };
+        self.rules.iter().filter(|rule| is_shown(rule)).collect()
     }
 }
 

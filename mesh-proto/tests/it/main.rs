@@ -5,6 +5,7 @@
 mod arbitrary;
 mod canonical;
 mod decisions;
+mod lints;
 mod notation;
 mod properties;
 mod reference;

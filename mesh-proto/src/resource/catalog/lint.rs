@@ -92,9 +92,11 @@ fn problem(catalog: &Catalog, finding: Finding) -> Problem {
     let (severity, code) = match kind {
         // What can match nothing whatever happens is a mistake; the rest may be meant.
         FindingKind::Impossible => (Severity::Error, Code::NotEnforceable),
-        FindingKind::Expired | FindingKind::NoSource | FindingKind::NoRules => {
+        FindingKind::Expired | FindingKind::NoSource | FindingKind::EmptyGroup | FindingKind::NoRules => {
             (Severity::Warning, Code::NoEffect)
         }
+        FindingKind::DeniesNonHttp => (Severity::Warning, Code::Conflict),
+        FindingKind::Unfinished => (Severity::Warning, Code::TooLarge),
         FindingKind::Shadowed => (Severity::Warning, Code::ShadowedRule),
         FindingKind::Contradictory => (Severity::Warning, Code::Contradiction),
         FindingKind::OpenDoor => (Severity::Warning, Code::OpenDoor),
