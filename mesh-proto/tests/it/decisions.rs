@@ -9,7 +9,7 @@ use mesh_proto::policy::model::Action;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden").join(name)
 }
 
@@ -19,7 +19,7 @@ fn is_update() -> bool {
 }
 
 /// Compares a golden file with what it should be, or rewrites it.
-fn compare(name: &str, before: &str, after: &str) {
+pub(crate) fn compare(name: &str, before: &str, after: &str) {
     if is_update() {
         std::fs::write(golden(name), after).unwrap();
         return;
