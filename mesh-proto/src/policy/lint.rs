@@ -35,7 +35,7 @@ pub enum FindingKind {
     Contradictory,
     /// Allows everything to everyone.
     OpenDoor,
-    /// A deny rule with HTTP conditions for all protocols, beside a rule that allows other protocols: it refuses those.
+    /// A deny rule with HTTP conditions for all ports, beside a rule that allows other protocols: it refuses those.
     DeniesNonHttp,
     /// Too many rules to compare each with each.
     Unfinished,
@@ -239,21 +239,18 @@ fn raw_denials(places: &[Place<'_>]) -> Vec<(usize, Finding)> {
     let allows_raw =
         |place: &&Place<'_>| place.rule.action == Action::Allow && place.rule.to.iter().any(is_raw);
     let Some(allow) = places.iter().find(allows_raw) else { return Vec::new() };
-    let any_connection = |operation: &Operation| {
-        operation.needs_http()
-            && operation.protocols.is_empty()
-            && operation.ports.is_empty()
-            && operation.sni.is_empty()
+    let any_port = |operation: &Operation| {
+        operation.needs_http() && operation.ports.is_empty() && operation.sni.is_empty()
     };
     let denies = |place: &&Place<'_>| {
         place.rule.action == Action::Deny
             && place.policy.mode == Mode::Enforce
-            && place.rule.to.iter().any(any_connection)
+            && place.rule.to.iter().any(any_port)
     };
     let found = places.iter().filter(denies).map(|place| {
         let message = format!(
             "also refuses the connections of its callers that are not HTTP, such as those that {} of {}{} allows, since it \
-             cannot be judged there; add protocols: [http] or ports to it if that is not meant",
+             cannot be judged there; add the ports that speak HTTP to it if that is not meant",
             allow.rule.name,
             allow.policy.name,
             line(allow)

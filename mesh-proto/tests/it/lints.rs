@@ -148,7 +148,7 @@ fn a_deny_that_cuts_raw_connections_is_found() {
         "policy a\n allow raw: from shop/web to tcp\n deny del: from anyone to DELETE\n",
         &["del: denies-non-http by raw"],
     );
-    check("policy a\n allow raw: from shop/web to tcp\n deny del: from anyone to http DELETE\n", &[]);
+    check("policy a\n allow raw: from shop/web to tcp\n deny del: from anyone to :80 DELETE\n", &[]);
 }
 
 #[test]
