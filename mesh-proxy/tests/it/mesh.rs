@@ -1,0 +1,11 @@
+//! Whole proxies over loopback: a small control plane made here, real certificates, real sockets.
+
+mod access;
+mod apps;
+mod control;
+mod lifecycle;
+mod limits;
+mod peers;
+mod requests;
+mod tcp;
+mod world;

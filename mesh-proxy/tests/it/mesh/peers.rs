@@ -1,0 +1,116 @@
+//! Who is refused before a byte of theirs is looked at.
+
+use super::apps;
+use super::control::{DOMAIN, authority, credentials, svid};
+use super::requests::get;
+use super::world::{PORT, Pair, allow, id, soon};
+use mesh_ca::bundle::TrustBundles;
+use mesh_ca::tls::{Alpn, Credentials, server_name};
+use mesh_proto::name::Port;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Shakes hands as `who` and tries to send; whether anything but a refusal comes back.
+async fn is_served(address: SocketAddr, who: &Credentials) -> bool {
+    let config = who.client_config(&id("api"), Alpn::MeshTcp).unwrap();
+    let port = Port::new(PORT).unwrap();
+    let name = server_name(port, &"api".parse().unwrap(), &DOMAIN.parse().unwrap()).unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let Ok(mut secured) = mesh_ca::tls::connect(config, name, stream).await else { return false };
+    let mut echoed = [0; 5];
+    let exchange = async {
+        secured.stream.write_all(b"\x01ping").await?;
+        secured.stream.flush().await?;
+        secured.stream.read_exact(&mut echoed).await
+    };
+    soon("an answer or a refusal", exchange).await.is_ok()
+}
+
+#[tokio::test]
+async fn only_a_valid_certificate_of_this_mesh_is_served() {
+    let pair = Pair::start(apps::echo().await, vec![allow("*")]).await;
+    let mesh = &pair.control.inner.authority;
+    let address = pair.api.ready.mesh_address;
+    let now = SystemTime::now();
+    let good = credentials(mesh, svid(mesh, &id("web"), None, now));
+    assert!(is_served(address, &good).await);
+
+    let day = Duration::from_secs(24 * 3600);
+    let expired = svid(mesh, &id("late"), Some(Duration::from_secs(600)), now - day);
+    assert!(!is_served(address, &credentials(mesh, expired)).await);
+    pair.api.metric("mesh_tls_handshake_failures_total{direction=\"inbound\",reason=\"expired\"}").await;
+
+    let foreign = authority(DOMAIN);
+    let forged = Credentials { svid: svid(&foreign, &id("web"), None, now), ..good.clone() };
+    assert!(!is_served(address, &forged).await);
+    pair.api
+        .metric("mesh_tls_handshake_failures_total{direction=\"inbound\",reason=\"unknown_issuer\"}")
+        .await;
+
+    // It believes this mesh, but its own trust domain means nothing here.
+    let other = authority("other.test");
+    let stranger: mesh_proto::identity::SpiffeId = "spiffe://other.test/ns/default/sa/web".parse().unwrap();
+    let mut bundles: std::collections::BTreeMap<_, _> = std::collections::BTreeMap::new();
+    for bundle in mesh.bundles().into_iter().chain(other.bundles()) {
+        bundles.insert(bundle.trust_domain.clone(), bundle);
+    }
+    let stranger = Credentials {
+        svid: svid(&other, &stranger, None, now),
+        bundles: Arc::new(TrustBundles::from_config(&bundles).unwrap()),
+        revocations: Arc::default(),
+    };
+    assert!(!is_served(address, &stranger).await);
+    pair.api
+        .metric("mesh_tls_handshake_failures_total{direction=\"inbound\",reason=\"wrong_trust_domain\"}")
+        .await;
+}
+
+#[tokio::test]
+async fn plaintext_is_reset_in_strict_mode() {
+    let pair = Pair::start(apps::http1().await, vec![allow("*")]).await;
+    let mut stream = TcpStream::connect(pair.api.ready.mesh_address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n").await.unwrap();
+    let mut heard = Vec::new();
+    let _ = soon("the end", stream.read_to_end(&mut heard)).await;
+    assert!(heard.is_empty(), "{heard:?}");
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"plaintext_refused\"}").await;
+}
+
+#[tokio::test]
+async fn plaintext_passes_in_permissive_mode_until_its_end_and_under_policy() {
+    let pair = Pair::start(apps::http1().await, vec![allow("anyone")]).await;
+    let mesh = pair.api.ready.mesh_address;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    pair.control.change(|state| state.permissive_until = Some(now + 3600));
+    pair.control.settled().await;
+    assert_eq!(get(mesh, "/", "api").await.status, 200);
+    pair.api.metric("mesh_connections_total{direction=\"inbound\",tls=\"plaintext\"}").await;
+    pair.control.change(|state| {
+        state.policies.insert("api".to_owned(), vec![allow("*")]);
+    });
+    pair.control.settled().await;
+    assert_eq!(get(mesh, "/", "api").await.status, 403, "unmeshed callers are not AnyMeshed");
+    pair.control.change(|state| state.permissive_until = Some(now - 1));
+    pair.control.settled().await;
+    let mut stream = TcpStream::connect(mesh).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: api\r\n\r\n").await.unwrap();
+    let mut heard = Vec::new();
+    let _ = soon("the end", stream.read_to_end(&mut heard)).await;
+    assert!(heard.is_empty(), "permissive mode has ended: {heard:?}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_not_declared_is_refused_with_its_own_reason() {
+    let pair = Pair::start(apps::echo().await, vec![allow("*")]).await;
+    let mesh = &pair.control.inner.authority;
+    let who = credentials(mesh, svid(mesh, &id("web"), None, SystemTime::now()));
+    let config = who.client_config(&id("api"), Alpn::MeshTcp).unwrap();
+    let name =
+        server_name(Port::new(9999).unwrap(), &"api".parse().unwrap(), &DOMAIN.parse().unwrap()).unwrap();
+    let stream = TcpStream::connect(pair.api.ready.mesh_address).await.unwrap();
+    assert!(soon("the refusal", mesh_ca::tls::connect(config, name, stream)).await.is_err());
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"unknown_port\"}").await;
+}
