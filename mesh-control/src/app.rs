@@ -286,6 +286,7 @@ impl Plane {
             authority: control.authority.clone(),
             mesh: mesh.clone(),
             store: control.store.clone(),
+            metrics: control.metrics.clone(),
             renew_own: renew_own.clone(),
         };
         let instance = self.issuer.instance.clone();
@@ -311,7 +312,10 @@ impl Plane {
         tasks.add("the TLS configuration", until(stop.clone(), follow));
         tasks.add("the keeper of the registry", until(stop.clone(), keep_registry(control.clone())));
         tasks.add("the settle window", until(stop.clone(), settle(control.mesh.clone(), config.settle)));
-        tasks.add("the acceptor of the socket", unix::accept(listeners.unix, unix_in, stop.clone()));
+        tasks.add(
+            "the acceptor of the socket",
+            unix::accept(listeners.unix, unix_in, control.owner, stop.clone()),
+        );
         tasks.add("the acceptor of the TLS port", acceptor.run(stop.clone()));
         tasks.add_server("the socket's gRPC server", self.serve_socket(unix_out, ends(&stop)));
         tasks.add_server("the TLS port's gRPC server", self.serve_tls(tls_out, ends(&stop)));

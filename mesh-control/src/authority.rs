@@ -6,13 +6,15 @@ use crate::clock;
 use crate::discovery::fanout::{Mesh, ProxyState};
 use crate::discovery::server::Vouching;
 use crate::index::Trust;
-use crate::local::registry::WorkloadKey;
+use crate::local::registry::{Claims, WorkloadKey};
+use crate::metrics::Metrics;
 use crate::store::write::{Verb, Write};
 use crate::store::{Health, Store};
 use mesh_ca::authority::audit::{Entry, Event};
 use mesh_ca::authority::{Authority, AuthorityStore, IssuedRecord, Progress, ProxyTrust};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::TrustDomain;
+use mesh_proto::ops::metrics::OpResult;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
@@ -109,15 +111,18 @@ impl CertificateAuthority {
 impl Vouching for CertificateAuthority {
     /// The owner vouches for what it started itself: the kernel said that the certificate was asked for by the control
     /// plane's own user or root.
-    fn is_vouched(&self, peer: &PeerIdentity) -> bool {
+    fn claims_of(&self, peer: &PeerIdentity) -> Claims {
         let record = peer.serials.first().and_then(|serial| self.authority.record(serial));
         let Some(evidence) =
             record.as_ref().and_then(|record| record.attestor.strip_prefix("unix_peer uid="))
         else {
-            return false;
+            return Claims::Unproven;
         };
         let uid = evidence.split(' ').next().and_then(|uid| uid.parse::<u32>().ok());
-        uid.is_some_and(|uid| uid == self.own_uid || uid == 0)
+        match uid {
+            Some(uid) if uid == self.own_uid || uid == 0 => Claims::Vouched,
+            _ => Claims::Unproven,
+        }
     }
 }
 
@@ -129,6 +134,8 @@ pub(crate) struct Ticker {
     pub(crate) mesh: Arc<Mesh>,
     /// Where its audit records go.
     pub(crate) store: Arc<dyn Store>,
+    /// Where certificates are counted.
+    pub(crate) metrics: Arc<Metrics>,
     /// Tells the control plane's own certificate to be replaced.
     pub(crate) renew_own: Arc<Notify>,
 }
@@ -190,7 +197,9 @@ impl Ticker {
             // They wait in the authority's bounded journal, which counts what it has to drop.
             return;
         }
-        for (time, detail) in lines(&self.authority.inner().take_events()) {
+        let events = self.authority.inner().take_events();
+        self.count(&events);
+        for (time, detail) in lines(&events) {
             let write = Write {
                 actor: "authority".to_owned(),
                 verb: Verb::Ca,
@@ -203,6 +212,16 @@ impl Ticker {
                 return;
             }
         }
+    }
+}
+
+impl Ticker {
+    fn count(&self, events: &[Entry]) {
+        let count = |is_it: fn(&Event) -> bool| {
+            u64::try_from(events.iter().filter(|entry| is_it(&entry.event)).count()).unwrap_or(u64::MAX)
+        };
+        self.metrics.certificates(OpResult::Ok, count(|event| matches!(event, Event::Issued { .. })));
+        self.metrics.certificates(OpResult::Error, count(|event| matches!(event, Event::Refused { .. })));
     }
 }
 

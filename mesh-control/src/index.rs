@@ -14,7 +14,7 @@
 //!
 //! Everything else is reported in `meshctl status` and has no effect.
 
-use crate::local::registry::{Registered, WorkloadKey};
+use crate::local::registry::{Claims, Registered, WorkloadKey};
 use mesh_proto::config::{
     Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, Revocations,
 };
@@ -129,8 +129,7 @@ impl World {
         let destinations = destinations(&names, &members);
         let destinations = destinations.into_iter().map(|(service, found)| (service, item(found))).collect();
         let common = common_items(&trust_domain, &catalog, &trust, previous);
-        let encoded =
-            previous.filter(|world| Arc::ptr_eq(&world.catalog, &catalog)).map(World::encoded_clone);
+        let encoded = previous.filter(|world| Arc::ptr_eq(&world.catalog, &catalog)).map(Self::encoded_clone);
         let encoded = Mutex::new(encoded.unwrap_or_default());
         Self { trust_domain, revision, catalog, trust, members, destinations, common, encoded }
     }
@@ -266,11 +265,12 @@ impl<'a> Names<'a> {
         let known = self.workloads.get(&name).filter(|known| Some(&known.account) == account.as_ref());
         let own_name =
             account.as_ref().is_some_and(|account| account.as_str() == registered.workload.as_str());
-        let mut labels = if registered.vouched { registered.labels.clone() } else { BTreeMap::new() };
+        let is_vouched = registered.claims == Claims::Vouched;
+        let mut labels = if is_vouched { registered.labels.clone() } else { BTreeMap::new() };
         if let Some(known) = known {
             labels.extend(known.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
         }
-        if !(registered.vouched || known.is_some() || own_name) {
+        if !(is_vouched || known.is_some() || own_name) {
             let Registered { key, workload, namespace, .. } = &*registered;
             let account = account.as_ref().map_or("", |account| account.as_str());
             let warning = format!(
@@ -287,8 +287,8 @@ impl<'a> Names<'a> {
         if services.is_empty() && !self.services.contains_key(&name) {
             services.push(name);
         }
-        let unused = !registered.vouched
-            && registered.labels.iter().any(|(key, value)| labels.get(key) != Some(value));
+        let unused =
+            !is_vouched && registered.labels.iter().any(|(key, value)| labels.get(key) != Some(value));
         let warning = unused.then(|| {
             let Registered { key, workload, namespace, .. } = &*registered;
             format!(

@@ -2,6 +2,7 @@
 //!
 //! Names are in `mesh_proto::ops::metrics`; counting happens where things happen, through the methods here.
 
+use crate::store::Health;
 use mesh_proto::ops::metrics::{OpResult, control as names};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -145,14 +146,15 @@ impl Metrics {
         self.resyncs.inc();
     }
 
-    /// A handshake failed; `reason` is of the closed set of `PeerError::code`, or `tls`, or `timeout`.
+    /// A handshake failed; `reason` is of the closed set of `PeerError::code`, or `tls`, `timeout`,
+    /// `too_many_connections`.
     pub(crate) fn handshake_refused(&self, reason: &'static str) {
         self.handshakes.get_or_create(&ByReason { reason }).inc();
     }
 
-    /// A certificate was asked for.
-    pub(crate) fn certificate(&self, result: OpResult) {
-        self.certificates.get_or_create(&ByResult { result: result.as_str() }).inc();
+    /// Certificates were asked for.
+    pub(crate) fn certificates(&self, result: OpResult, count: u64) {
+        self.certificates.get_or_create(&ByResult { result: result.as_str() }).inc_by(count);
     }
 
     /// A commit was tried.
@@ -167,9 +169,9 @@ impl Metrics {
     }
 
     /// What is looked at regularly rather than counted.
-    pub(crate) fn set(&self, revision: u64, is_writable: bool, intermediate_expires: Duration) {
+    pub(crate) fn set(&self, revision: u64, store: &Health, intermediate_expires: Duration) {
         self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
-        self.writable.set(i64::from(is_writable));
+        self.writable.set(i64::from(*store == Health::Ok));
         self.intermediate_expires.set(i64::try_from(intermediate_expires.as_secs()).unwrap_or(i64::MAX));
     }
 }

@@ -77,6 +77,15 @@ pub(crate) struct Reporter<'a> {
     pub(crate) instance: &'a str,
 }
 
+/// Which decisions are asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    /// All that are kept.
+    All,
+    /// Refusals only.
+    Refused,
+}
+
 /// The tables.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
@@ -134,9 +143,9 @@ impl Traffic {
     }
 
     /// The newest decisions first.
-    pub(crate) fn decisions(&self, limit: usize, denied_only: bool) -> Vec<v1::Decision> {
+    pub(crate) fn decisions(&self, limit: usize, which: Which) -> Vec<v1::Decision> {
         let state = self.state();
-        let wanted = state.decisions.iter().rev().filter(|decision| !denied_only || !decision.allowed);
+        let wanted = state.decisions.iter().rev().filter(|decision| which == Which::All || !decision.allowed);
         wanted.take(limit).map(|decision| (**decision).clone()).collect()
     }
 
@@ -343,7 +352,7 @@ mod tests {
         }
         assert!(traffic.decision("0").is_none());
         assert!(traffic.decision("1").is_some());
-        assert_eq!(traffic.decisions(1, true)[0].id, DECISIONS_MAX.to_string());
+        assert_eq!(traffic.decisions(1, Which::Refused)[0].id, DECISIONS_MAX.to_string());
     }
 
     #[test]

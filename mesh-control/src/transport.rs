@@ -3,28 +3,37 @@
 //! Both give tonic a bounded stream of connections. A connection carries its [`Caller`] into every request, so that no
 //! handler has to find out again who asks.
 
+mod places;
 pub(crate) mod tls;
 pub(crate) mod unix;
 
 use mesh_ca::authority::attest::Caller;
+use places::Place;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use std::{io, pin::pin};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 
 /// A connection with what is known of its peer; holds its place in the connection limit.
 pub(crate) struct Connection<S> {
     stream: S,
     caller: Caller,
-    _place: OwnedSemaphorePermit,
+    /// When it ends in any case; for callers who have proven nothing.
+    end: Option<Pin<Box<Sleep>>>,
+    _place: Place,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, caller: Caller, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, caller, _place: place }
+    fn new(stream: S, caller: Caller, place: Place) -> Self {
+        Self { stream, caller, end: None, _place: place }
+    }
+
+    /// The same connection, that ends after a while.
+    fn for_at_most(self, life: Duration) -> Self {
+        Self { end: Some(Box::pin(tokio::time::sleep(life))), ..self }
     }
 }
 
@@ -42,6 +51,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(end) = &mut self.end
+            && end.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         pin!(&mut self.stream).poll_read(cx, buf)
     }
 }

@@ -143,3 +143,6 @@ pub(crate) fn is_owners_alone(resource: &Resource) -> Option<&'static str> {
         | Resource::Service(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,12 +28,14 @@ pub(super) enum Run {
     Dry,
 }
 
-impl Run {
-    /// As the wire says it.
-    pub(super) fn of(dry_run: bool) -> Self {
+impl From<bool> for Run {
+    /// The wire's `dry_run`.
+    fn from(dry_run: bool) -> Self {
         if dry_run { Self::Dry } else { Self::Real }
     }
+}
 
+impl Run {
     /// What the caller must be allowed to do.
     pub(super) fn action(self) -> AdminAction {
         match self {
@@ -77,7 +79,7 @@ impl Control {
             intents: read.into_iter().map(|(key, read)| (key, intent(read))).collect(),
             detail: format!("{count} documents from {}", shown_file(&file)),
         };
-        self.carry_out(actor, plan, Run::of(dry_run)).await
+        self.carry_out(actor, plan, Run::from(dry_run)).await
     }
 
     /// Deletes objects; each must exist.
@@ -109,7 +111,7 @@ impl Control {
             intents.insert(key, Intent { document, resource: None });
         }
         let plan = Plan { verb: Verb::Delete, detail: format!("{} objects", intents.len()), intents };
-        self.carry_out(actor, plan, Run::of(dry_run)).await
+        self.carry_out(actor, plan, Run::from(dry_run)).await
     }
 
     /// Brings the resources of a past revision back, as a new revision.
@@ -142,7 +144,7 @@ impl Control {
             return Err(documents::refusal(&problems, &sources));
         }
         let plan = Plan { verb: Verb::Rollback, intents, detail: format!("to revision {revision}") };
-        self.carry_out(actor, plan, Run::of(dry_run)).await
+        self.carry_out(actor, plan, Run::from(dry_run)).await
     }
 
     async fn carry_out(&self, actor: &Actor, plan: Plan, run: Run) -> Result<v1::ApplyResponse, Status> {

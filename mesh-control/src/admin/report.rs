@@ -7,6 +7,7 @@ use crate::discovery::fanout::ProxyState;
 use crate::index::World;
 use crate::local::registry::WorkloadKey;
 use crate::store::Health;
+use crate::traffic::Which;
 use mesh_ca::authority::{IssuedRecord, ProxyTrust};
 use mesh_proto::config::MtlsMode;
 use mesh_proto::wire::v1;
@@ -151,7 +152,8 @@ impl Control {
 
     /// The newest decisions first.
     pub(super) fn decisions(&self, request: &v1::DecisionsRequest) -> v1::DecisionsResponse {
-        v1::DecisionsResponse { decisions: self.traffic.decisions(limit(request.limit), request.denied_only) }
+        let which = if request.denied_only { Which::Refused } else { Which::All };
+        v1::DecisionsResponse { decisions: self.traffic.decisions(limit(request.limit), which) }
     }
 
     /// Certificates that have not expired.

@@ -52,17 +52,17 @@ impl Admin for AdminService {
     type BackupStream = Answers<v1::BackupChunk>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::of(request.get_ref().dry_run).action())?;
+        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
         self.control.apply(&actor, request.into_inner()).await.map(Response::new)
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::of(request.get_ref().dry_run).action())?;
+        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
         self.control.delete(&actor, request.into_inner()).await.map(Response::new)
     }
 
     async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::of(request.get_ref().dry_run).action())?;
+        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
         self.control.rollback(&actor, request.into_inner()).await.map(Response::new)
     }
 

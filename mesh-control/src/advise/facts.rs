@@ -80,7 +80,8 @@ pub(super) fn read(words: &Words, callee: &Callee<'_>) -> Result<Asked, Status> 
         optional_protocol("protocol", &words.protocol.to_ascii_lowercase()).map_err(|e| invalid(&e))?;
     let protocol = given.or(declared).unwrap_or(Protocol::Http1);
     let is_http = matches!(protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc);
-    if !is_http && !(words.method.is_empty() && words.path.is_empty()) {
+    let says_http = !words.method.is_empty() || !words.path.is_empty();
+    if says_http && !is_http {
         notes.push(format!(
             "port {port} speaks {}, so the method and the path are not judged",
             protocol.as_str()

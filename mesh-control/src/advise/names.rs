@@ -182,7 +182,7 @@ pub(super) fn callee<'a>(world: &'a World, word: &str) -> Result<Callee<'a>, Sta
             (&other.registered.key.id, &other.labels, &other.services)
                 == (&member.registered.key.id, &member.labels, &member.services)
         };
-        let note = (!others.iter().all(|other| is_same(other))).then(|| {
+        let note = (!others.iter().all(is_same)).then(|| {
             let names = members.iter().map(|member| member.registered.key.instance.to_string());
             format!(
                 "{word} is answered by workloads that may have different policies ({}); this is the view of the first",

@@ -2,7 +2,6 @@
 
 use crate::admin::Control;
 use crate::clock;
-use crate::store::Health;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
@@ -79,7 +78,6 @@ fn metrics(control: &Control) -> String {
     let now = clock::wall();
     let status = control.authority.inner().status(&[], now);
     let left = status.issuing.not_after.duration_since(now).unwrap_or_default();
-    let is_writable = control.store.health() == Health::Ok;
-    control.metrics.set(control.mesh.world().revision, is_writable, left);
+    control.metrics.set(control.mesh.world().revision, &control.store.health(), left);
     control.metrics.text()
 }

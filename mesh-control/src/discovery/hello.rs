@@ -1,6 +1,6 @@
 //! A proxy's first message, read once: what it claims, checked against what its certificate proves.
 
-use crate::local::registry::{InboundPort, Registered, WorkloadKey};
+use crate::local::registry::{Claims, InboundPort, Registered, WorkloadKey};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::discovery::{optional_protocol, port};
@@ -35,7 +35,7 @@ pub(crate) struct Greeting {
 ///
 /// # Errors
 /// Says which claim cannot be true or has no meaning; nothing is registered then.
-pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, vouched: bool) -> Result<Greeting, Status> {
+pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, claims: Claims) -> Result<Greeting, Status> {
     let v1::Hello { instance, workload, version, address, ports, labels, subscriptions, revision: _, digest } =
         hello;
     let proven = peer.instance.as_ref().ok_or_else(|| {
@@ -74,7 +74,7 @@ pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, vouched: bool) -> Resu
         ports: read_ports(ports)?,
         labels: read_labels(labels)?,
         version,
-        vouched,
+        claims,
         draining: false,
     };
     Ok(Greeting { workload, subscriptions: read_subscriptions(subscriptions)?, digest })

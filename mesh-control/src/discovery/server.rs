@@ -8,7 +8,7 @@ use crate::discovery::fanout::{Mesh, ProxyState};
 use crate::discovery::hello::{self, Greeting};
 use crate::discovery::subscriber::{ANSWER_DEADLINE, Comparison, Subscriber};
 use crate::index::World;
-use crate::local::registry::{Generation, WorkloadKey};
+use crate::local::registry::{Claims, Generation, WorkloadKey};
 use crate::metrics::Metrics;
 use crate::snapshot::{self, Inbound};
 use futures_util::Stream;
@@ -34,8 +34,8 @@ const MESSAGES_PER_SECOND_MAX: u32 = 200;
 
 /// Whether the owner of the mesh vouched for a peer when it got its certificate; see `index`.
 pub(crate) trait Vouching: Send + Sync {
-    /// True only when that is known.
-    fn is_vouched(&self, peer: &PeerIdentity) -> bool;
+    /// [`Claims::Vouched`] only when that is known.
+    fn claims_of(&self, peer: &PeerIdentity) -> Claims;
 }
 
 /// The service.
@@ -131,7 +131,9 @@ struct Session {
 }
 
 enum Event {
-    Message(Result<Option<ProxyMessage>, Status>),
+    Message(Box<ProxyMessage>),
+    /// The peer has gone, however that is called.
+    Gone,
     World,
     Deadline,
     Shutdown,
@@ -185,7 +187,10 @@ impl Session {
         // computed anew from the time of sending.
         tokio::select! {
             () = self.shutdown.cancelled() => Event::Shutdown,
-            message = self.inbound.message() => Event::Message(message),
+            message = self.inbound.message() => match message {
+                Ok(Some(message)) => Event::Message(Box::new(message)),
+                Ok(None) | Err(_) => Event::Gone,
+            },
             Ok(()) = self.world.changed() => Event::World,
             () = expired => Event::Deadline,
         }
@@ -195,15 +200,14 @@ impl Session {
         let now = clock::monotonic();
         match event {
             Event::Shutdown => Err(End::refused(Status::unavailable("the control plane is going down"))),
-            // An error here is the connection's end, however it is called.
-            Event::Message(Err(_) | Ok(None)) => Err(End::Quiet),
-            Event::Message(Ok(Some(message))) => {
+            Event::Gone => Err(End::Quiet),
+            Event::Message(message) => {
                 if !self.budget.take(now) {
                     return Err(End::refused(Status::resource_exhausted(format!(
                         "more than {MESSAGES_PER_SECOND_MAX} messages in a second"
                     ))));
                 }
-                self.message(message, now)
+                self.message(*message, now)
             }
             Event::World => self.refresh(now),
             Event::Deadline => match &mut self.proxy {
@@ -265,9 +269,9 @@ impl Session {
 
     fn register(&mut self, hello: v1::Hello, now: Instant) -> Result<Option<v1::Update>, End> {
         self.check_trust()?;
-        let vouched = self.vouching.is_vouched(&self.peer);
+        let claims = self.vouching.claims_of(&self.peer);
         let Greeting { workload, subscriptions, digest } =
-            hello::read(hello, &self.peer, vouched).map_err(End::refused)?;
+            hello::read(hello, &self.peer, claims).map_err(End::refused)?;
         let key = workload.key.clone();
         tracing::info!(
             identity = %key.id, instance = %key.instance, workload = %workload.workload, address = %workload.address,

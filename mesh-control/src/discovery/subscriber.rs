@@ -143,17 +143,12 @@ impl Subscriber {
         self.offer(wanted, now).map_or(Comparison::NotNow, Comparison::Diverged)
     }
 
-    /// Called when [`deadline`](Self::deadline) has passed: forgets what is under way and sends the newest state whole.
+    /// Called when [`ANSWER_DEADLINE`] has passed: forgets what is under way and sends the newest state whole.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<v1::Update> {
         let flight = self.flight.take()?;
         self.held = None;
         let wanted = self.next.take().unwrap_or(flight.wanted);
         self.offer(wanted, now)
-    }
-
-    /// Until when an answer is awaited, if one is.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.flight.as_ref().and_then(|flight| flight.sent_at.checked_add(ANSWER_DEADLINE))
     }
 
     /// Since when an answer is awaited, if one is.

@@ -36,6 +36,15 @@ pub(crate) struct InboundPort {
     pub(crate) name: Option<ObjectName>,
 }
 
+/// What a workload's name and labels are worth; see `index`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Claims {
+    /// The owner of the mesh stands for them.
+    Vouched,
+    /// Only the workload itself says so.
+    Unproven,
+}
+
 /// A workload as it registered.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Registered {
@@ -53,8 +62,8 @@ pub(crate) struct Registered {
     pub(crate) labels: BTreeMap<String, String>,
     /// Its proxy's version.
     pub(crate) version: String,
-    /// The owner of the mesh vouched for its name and labels; see `index`.
-    pub(crate) vouched: bool,
+    /// What its name and labels are worth.
+    pub(crate) claims: Claims,
     /// It takes no new requests.
     pub(crate) draining: bool,
 }
@@ -181,7 +190,7 @@ struct StoredPort {
 
 impl From<&Registered> for Stored {
     fn from(workload: &Registered) -> Self {
-        let Registered { key, namespace: _, workload, address, ports, labels, version, vouched, draining } =
+        let Registered { key, namespace: _, workload, address, ports, labels, version, claims, draining } =
             workload;
         let port = |port: &InboundPort| StoredPort {
             port: port.port.number(),
@@ -196,7 +205,7 @@ impl From<&Registered> for Stored {
             ports: ports.iter().map(port).collect(),
             labels: labels.clone(),
             version: version.clone(),
-            vouched: *vouched,
+            vouched: *claims == Claims::Vouched,
             draining: *draining,
         }
     }
@@ -222,7 +231,7 @@ impl Stored {
             ports: ports.collect::<Option<_>>()?,
             labels: self.labels,
             version: self.version,
-            vouched: self.vouched,
+            claims: if self.vouched { Claims::Vouched } else { Claims::Unproven },
             draining: self.draining,
         })
     }
@@ -246,7 +255,7 @@ mod tests {
             }],
             labels: [("tier".to_owned(), "front".to_owned())].into(),
             version: "0.1.0".to_owned(),
-            vouched: true,
+            claims: Claims::Vouched,
             draining: false,
         }
     }
