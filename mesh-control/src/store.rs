@@ -16,8 +16,8 @@
 //! sled 0.34 is kept at arm's length, because it is fast and convenient and forgets without a word: its `flush` is no
 //! fsync on Linux, a cut file opens as an *empty* database, a flipped byte loses keys or panics. So everything it holds
 //! is also accounted for outside it (see `manifest`), everything is read and checked at the start, and afterwards reads
-//! are answered from memory: a sick disk cannot stop them. The price is memory: about 1.5 bytes for each byte of YAML
-//! ever applied.
+//! are answered from memory: a sick disk cannot stop them. The price is memory and a reading start: with 10,000 policies
+//! of 1 KB the process holds 90 MB resident and opens in 1.8 s (debug build, busy machine; 57 MB on disk).
 
 pub mod disk;
 mod durable;
@@ -30,7 +30,6 @@ pub mod memory;
 mod place;
 mod record;
 mod rescue;
-
 pub mod view;
 pub mod write;
 mod writer;

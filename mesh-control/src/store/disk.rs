@@ -232,6 +232,7 @@ fn start(
         shared: writer_shared,
         engine: Some(opened.engine),
         manifest: opened.manifest,
+        unnamed: 0,
         exporter,
     };
     let (jobs, inbox) = mpsc::channel();

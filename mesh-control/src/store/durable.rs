@@ -127,8 +127,8 @@ impl<'a> Replacement<'a> {
         Ok(replacement)
     }
 
-    /// Makes what was written durable and gives it the final name. Until it returns, either file may be found there
-    /// after a crash, never a part of one.
+    /// Makes what was written durable and gives it the final name. From then on a crash of the process finds the new
+    /// file; a power cut may still bring the old one back, whole, until [`sync_name`] was called.
     ///
     /// # Errors
     /// The disk failed; whether the replacement happened is then unknown.
@@ -138,11 +138,19 @@ impl<'a> Replacement<'a> {
         self.faults.reach(self.points.rename)?;
         std::fs::rename(&self.temporary, &self.target)?;
         self.finished = true;
-        self.faults.reach(self.points.sync_directory)?;
-        match self.target.parent() {
-            Some(directory) => sync_directory(directory),
-            None => Ok(()),
-        }
+        Ok(())
+    }
+}
+
+/// Makes the name of a finished replacement durable.
+///
+/// # Errors
+/// The disk failed.
+pub(super) fn sync_name(target: &Path, points: &Points, faults: &dyn Faults) -> io::Result<()> {
+    faults.reach(points.sync_directory)?;
+    match target.parent() {
+        Some(directory) => sync_directory(directory),
+        None => Ok(()),
     }
 }
 

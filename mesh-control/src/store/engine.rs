@@ -33,7 +33,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 /// sled's own cache. The state is in our memory, so sled is read at the start only.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 4 << 20;
 /// See the module's head.
 const PIECE_BYTES: usize = 4096;
 /// Where a database keeps its name, in the tree that sled always has. The name is no secret, and only a repair that lost

@@ -4,11 +4,11 @@
 //! compares. It is sealed, so that it cannot be made to fit a rolled-back database without the key.
 //!
 //! # Why this order
-//! database (fsync) → manifest (fsync, rename, fsync of the directory) → acknowledgement. A crash between two steps leaves
-//! the database *ahead* of the manifest by writes that nobody was told of; they are chained to what the manifest names,
-//! so they are kept. The database is never *behind*: if it is, acknowledged writes are gone, and the store refuses to
-//! open. Writing the manifest less often would be cheaper by two of the three fsyncs, and would leave a window of
-//! acknowledged writes whose loss nobody notices.
+//! database (fsync) → manifest (fsync, rename) → acknowledgement → fsync of the directory. A crash between two steps
+//! leaves the database *ahead* of the manifest by writes that nobody was told of (after a power cut before the last step,
+//! by a batch that somebody was told of); they are chained to what the manifest names, so they are kept. The database is
+//! never *behind*: if it is, acknowledged writes are gone, and the store refuses to open. Writing the manifest less often
+//! would be cheaper still, and would leave a window of acknowledged writes whose loss nobody notices.
 
 use super::durable::Points;
 use super::engine::DatabaseId;
