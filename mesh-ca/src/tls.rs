@@ -8,8 +8,9 @@
 //!
 //! # Why
 //! No session tickets: rustls resumes without looking at the certificate again, so a revoked peer would come back until
-//! the ticket ends. A pooled connection costs less than any ticket.
-//! A configuration is cheap (some hundred bytes; the chain, the key and the roots are shared), so the client has one for
+//! the ticket ends. A pooled connection costs less than any ticket. A full handshake takes 1.8 ms of one core for both ends
+//! together (`cargo bench -p mesh-ca --profile quick`, two cores under a load of 5).
+//! A configuration is cheap (1 µs to make; the chain, the key and the roots are shared), so the client has one for
 //! each expected identity instead of one verifier that is told later whom to expect.
 
 use crate::bundle::TrustBundles;

@@ -8,7 +8,7 @@ use mesh_proto::name::InstanceName;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::SystemTime;
 
-/// The most records: a day of 5,000 workloads that renew every half hour, some 60 MiB. Beyond it nothing is issued.
+/// The most records: a day of 5,000 workloads that renew every half hour, some 100 MiB. Beyond it nothing is issued.
 pub(super) const RECORDS_MAX: usize = 250_000;
 
 /// One issued certificate.
@@ -63,8 +63,12 @@ impl Records {
         self.unsaved = true;
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.by_order.len()
+    }
+
     pub(super) fn is_full(&self) -> bool {
-        self.by_order.len() >= RECORDS_MAX
+        self.len() >= RECORDS_MAX
     }
 
     /// In the order of issue.

@@ -17,7 +17,7 @@
 use super::audit::Event;
 use super::record::{IssuedRecord, Records};
 use super::state::{Core, RootEntry, RootState, make_root, next_root};
-use super::{Authority, AuthorityConfig, AuthorityError, Inner, RECORDS_UNSAVED_MAX};
+use super::{Authority, AuthorityConfig, AuthorityError, Inner, RECORDS_UNSAVED_EACH, RECORDS_UNSAVED_MIN};
 use crate::tls::control_identity;
 use mesh_proto::name::InstanceName;
 use std::collections::BTreeSet;
@@ -217,7 +217,10 @@ impl Authority {
         let mut core = inner.core.clone();
         let forgot = core.revoked.prune(now) | core.prune_tokens(now);
         let unsaved_for = now.duration_since(inner.records_saved_at).unwrap_or(Duration::MAX);
-        if forgot || (inner.records.is_unsaved() && unsaved_for >= RECORDS_UNSAVED_MAX) {
+        let each =
+            RECORDS_UNSAVED_EACH.saturating_mul(u32::try_from(inner.records.len()).unwrap_or(u32::MAX));
+        let is_time = unsaved_for >= RECORDS_UNSAVED_MIN.saturating_add(each);
+        if forgot || (inner.records.is_unsaved() && is_time) {
             self.commit(inner, core, now)?;
         }
         Ok(())
