@@ -206,9 +206,8 @@ impl Grid {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        let mut text = table.trim_fmt();
-        text.push('\n');
-        text
+        // The padding of the last column would be spaces at the end of each line.
+        table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
 
     /// The text for standard output: as wide as the terminal, unbounded in a pipe.
