@@ -52,7 +52,7 @@ pub(crate) struct SidecarArgs {
     /// where the program listens if not on 127.0.0.1:PORT. May be given several times
     #[arg(long = "port", value_name = "[NAME:]PORT[=PROTOCOL][@ADDRESS]", value_parser = ports::inbound)]
     pub(crate) ports: Vec<mesh_proxy::InboundPort>,
-    /// A service the program calls, and the local address where it does so; port 0 takes a free one, and the program
+    /// A service the program calls (NAME, or NAMESPACE/NAME of another namespace), and the local address where it does so; port 0 takes a free one, and the program
     /// finds the address in MESHCTL_TO_<SERVICE>. May be given several times
     #[arg(long = "to", value_name = "SERVICE[:PORT]=ADDRESS[/PROTOCOL]", value_parser = ports::outbound)]
     pub(crate) to: Vec<ports::Outbound>,
@@ -122,7 +122,7 @@ impl SidecarArgs {
             svid_lifetime: self.svid_lifetime,
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             ports: self.ports.clone(),
-            outbound: self.to.iter().map(|to| to.listener.clone()).collect(),
+            outbound: self.to.iter().map(|to| to.listener_in(&self.namespace)).collect(),
             listen: self.listen,
             admin: self.admin.0,
             access_log: self.access_log.clone(),

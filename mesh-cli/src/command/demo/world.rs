@@ -99,7 +99,7 @@ impl World {
             app.extend(["--listen".into(), listen.to_string().into()]);
         }
         for service in workload.calls {
-            args.extend(["--to".into(), format!("{}/{service}=127.0.0.1:0", self.namespace).into()]);
+            args.extend(["--to".into(), format!("{service}=127.0.0.1:0").into()]);
         }
         args.push("--".into());
         args.push(this_program()?.into());

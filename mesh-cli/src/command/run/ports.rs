@@ -3,7 +3,7 @@
 //! Parsed once, here, by clap; each error says what is allowed.
 
 use crate::failure::Failure;
-use mesh_proto::name::{ObjectName, Port, ServiceRef};
+use mesh_proto::name::{Namespace, ObjectName, Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
 use mesh_proxy::{AccessLogTarget, ExplicitListener, InboundPort};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ const PROTOCOLS: [Protocol; 5] =
 pub(crate) struct Outbound {
     /// As typed before the `=`, without the port.
     pub(crate) typed: String,
-    /// What the proxy is told.
+    /// As typed; see [`Outbound::listener_in`].
     pub(crate) listener: ExplicitListener,
 }
 
@@ -74,6 +74,17 @@ pub(crate) fn label(text: &str) -> Result<(String, String), String> {
             Ok((key.to_owned(), value.to_owned()))
         }
         _ => Err(format!("{text:?} is not KEY=VALUE (key up to 253 bytes, value up to 63)")),
+    }
+}
+
+impl Outbound {
+    /// What the proxy is told; a service typed without a namespace is one of the workload's own.
+    pub(crate) fn listener_in(&self, namespace: &Namespace) -> ExplicitListener {
+        let mut listener = self.listener.clone();
+        if !self.typed.contains('/') {
+            listener.service.namespace = namespace.clone();
+        }
+        listener
     }
 }
 
@@ -200,6 +211,14 @@ mod tests {
         {
             assert!(outbound(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_service_without_a_namespace_is_in_the_workloads_own() {
+        let namespace = "shop".parse().expect("a namespace");
+        let service = |text| outbound(text).expect(text).listener_in(&namespace).service.to_string();
+        assert_eq!(service("payments=9001"), "shop/payments");
+        assert_eq!(service("default/payments=9001"), "default/payments");
     }
 
     #[test]
