@@ -195,6 +195,22 @@ pub(crate) struct Told<'a> {
     pub(crate) duration: Duration,
     /// The decision's id, if the caller was told one.
     pub(crate) id: String,
+    /// Whether its permit was counted when it began; see [`begun`].
+    pub(crate) begin: Begin,
+}
+
+/// Whether a permit was counted when the connection began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Begin {
+    /// It is counted at the end, with everything else.
+    Uncounted,
+    /// It was; only a refusal that cut it short is counted beside.
+    Counted,
+}
+
+/// Counts the permit of a connection that may live for long.
+pub(crate) fn begun(inbound: &Inbound, applied: &Applied, call: &Call, protocol: Protocol) {
+    Edges::default().edge(inbound, applied, call, protocol).count_begun();
 }
 
 impl<'a> Told<'a> {
@@ -209,6 +225,7 @@ impl<'a> Told<'a> {
             meter: Meter::default(),
             duration: Duration::ZERO,
             id: String::new(),
+            begin: Begin::Uncounted,
         }
     }
 
@@ -238,7 +255,10 @@ impl<'a> Told<'a> {
         let edge = edges.edge(inbound, applied, call, self.protocol);
         edge.bytes_in.add(self.meter.request_bytes);
         edge.bytes_out.add(self.meter.response_bytes);
-        edge.count(outcome, self.meter.status, self.duration);
+        match (self.begin, outcome) {
+            (Begin::Counted, Outcome::Allowed) => edge.count_ended(outcome, self.meter.status, self.duration),
+            _ => edge.count(outcome, self.meter.status, self.duration),
+        }
         if let Some(refuse) = &self.refuse {
             worker.shard.refused(Direction::Inbound, refuse.refusal.label());
             edge.set_last(refuse.refusal.label(), &refuse.rule);

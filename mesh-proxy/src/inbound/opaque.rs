@@ -6,7 +6,7 @@
 //! looked at here. Where plain TCP is allowed too, the application is reached at once, so that a server that speaks first
 //! is not kept waiting; where it is not, nothing reaches the application before a ClientHello was seen and allowed.
 
-use super::judge::{self, Admitted, Edges, Question, Refuse, Told};
+use super::judge::{self, Admitted, Begin, Edges, Question, Refuse, Told};
 use super::{Call, Inbound};
 use crate::accept::{self, detect::Finding};
 use crate::clock;
@@ -25,6 +25,7 @@ use tokio::io::AsyncReadExt;
 struct Kind {
     protocol: Protocol,
     sni: Option<String>,
+    begin: Begin,
 }
 
 impl Kind {
@@ -33,7 +34,7 @@ impl Kind {
     }
 }
 
-const TCP: Kind = Kind { protocol: Protocol::Tcp, sni: None };
+const TCP: Kind = Kind { protocol: Protocol::Tcp, sni: None, begin: Begin::Uncounted };
 
 /// Carries one opaque connection to its end.
 pub(crate) async fn serve(inbound: &Inbound, call: &Call, mut near: Transport, mut early: Vec<u8>) {
@@ -50,6 +51,7 @@ pub(crate) async fn serve(inbound: &Inbound, call: &Call, mut near: Transport, m
     meter.status = 0;
     let told = Told {
         sni: kind.sni.as_deref(),
+        begin: kind.begin,
         by,
         refuse,
         meter,
@@ -80,6 +82,9 @@ async fn run(
     match as_tcp {
         Ok(admitted) => both(inbound, call, (near, early), admitted, &mut meter).await.with(meter),
         Err(refuse) => {
+            if !tls_might_pass(inbound, call) {
+                return (TCP, meter, Err(refuse));
+            }
             // Perhaps TLS is allowed: its first bytes must come first.
             let kind = match tls_hello(inbound, near, early).await {
                 Some(kind) => kind,
@@ -134,7 +139,7 @@ async fn both(
         () = crate::outbound::drained(&call.registration) => return Ended(TCP, Err(Refusal::Draining.into())),
     };
     if let Some(Finding::Tls { sni }) = finding {
-        kind = Kind { protocol: Protocol::Tls, sni };
+        kind = Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted };
         call.registration.set_protocol(Protocol::Tls);
         let applied = inbound.worker.applied();
         match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
@@ -152,9 +157,11 @@ async fn pass(
     inbound: &Inbound,
     call: &Call,
     (near, mut far, mut tunnel): (&mut Transport, Transport, Tunnel),
-    (kind, admitted): (Kind, &Admitted<'_>),
+    (mut kind, admitted): (Kind, &Admitted<'_>),
     meter: &mut Meter,
 ) -> Ended {
+    judge::begun(inbound, &inbound.worker.applied(), call, kind.protocol);
+    kind.begin = Begin::Counted;
     let mut charged = 0;
     let result = loop {
         let pace = admitted.grant.counts_bytes();
@@ -214,11 +221,27 @@ async fn hello_or_not(near: &mut Transport, early: &mut Vec<u8>) -> Option<Findi
     accept::find(near, early).await.ok()
 }
 
+/// Whether a caller that may not speak plain TCP could be allowed with a TLS of its own, whatever server it names. Where it
+/// cannot, a silent caller that waits for a server to speak first is refused at once.
+fn tls_might_pass(inbound: &Inbound, call: &Call) -> bool {
+    if call.port.protocol == Some(Protocol::Tcp) {
+        return false;
+    }
+    // A deny rule that matches without a server name matches with every one.
+    let nameless = Question { protocol: Protocol::Tls, sni: None, http: None };
+    match judge::may_go_on(&inbound.worker.applied(), call, nameless) {
+        Ok(_) => true,
+        Err(refuse) => {
+            !matches!(refuse.refusal, Refusal::Quarantined | Refusal::Isolated | Refusal::DeniedByRule)
+        }
+    }
+}
+
 /// A ClientHello within the header timeout, or nothing.
 async fn tls_hello(inbound: &Inbound, near: &mut Transport, early: &mut Vec<u8>) -> Option<Kind> {
     let within = inbound.worker.limits.header_timeout;
     match tokio::time::timeout(within, hello_or_not(near, early)).await {
-        Ok(Some(Finding::Tls { sni })) => Some(Kind { protocol: Protocol::Tls, sni }),
+        Ok(Some(Finding::Tls { sni })) => Some(Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted }),
         _ => None,
     }
 }

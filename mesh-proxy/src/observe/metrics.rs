@@ -89,11 +89,20 @@ impl Edge {
         })
     }
 
+    /// Counts an allowed connection when it begins, so that one that lives for days is seen before it ends. Its end is
+    /// told to [`Self::count_ended`].
+    pub(crate) fn count_begun(&self) {
+        self.count_outcome(Outcome::Allowed);
+    }
+
     /// Counts one request or connection. `status` is 0 where there is none.
     pub(crate) fn count(&self, outcome: Outcome, status: u16, latency: Duration) {
-        if let Some(counter) = self.outcomes.get(outcome as usize) {
-            counter.add(1);
-        }
+        self.count_outcome(outcome);
+        self.count_ended(outcome, status, latency);
+    }
+
+    /// Counts the answer's class and, of what was allowed, how long it took.
+    pub(crate) fn count_ended(&self, outcome: Outcome, status: u16, latency: Duration) {
         if let Some(counter) = self.classes.get(ResponseClass::of_status(status) as usize) {
             counter.add(1);
         }
@@ -104,6 +113,12 @@ impl Edge {
                 counter.add(1);
             }
             self.latency_us_sum.add(us);
+        }
+    }
+
+    fn count_outcome(&self, outcome: Outcome) {
+        if let Some(counter) = self.outcomes.get(outcome as usize) {
+            counter.add(1);
         }
     }
 
