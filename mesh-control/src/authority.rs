@@ -144,6 +144,7 @@ impl Ticker {
     /// Ticks until `shutdown`.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut last_error = String::new();
+        let mut epoch = self.authority.authority.reissue_epoch();
         loop {
             // Cancel safe: a nudge that is not received is kept.
             tokio::select! {
@@ -154,7 +155,9 @@ impl Ticker {
             match self.tick().await {
                 Ok(progress) => {
                     last_error.clear();
-                    if progress.reissue {
+                    // Also what people asked for between two ticks.
+                    let now = self.authority.authority.reissue_epoch();
+                    if now != std::mem::replace(&mut epoch, now) {
                         self.renew_own.notify_one();
                     }
                     if let Some(phase) =

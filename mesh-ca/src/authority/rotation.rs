@@ -185,7 +185,8 @@ impl Authority {
         Ok(())
     }
 
-    /// Replaces the issuing intermediate now. SVIDs in use stay good: they carry the old one in their chain.
+    /// Replaces the issuing intermediate now, and asks every proxy for an SVID from the new one. Those in use stay good
+    /// meanwhile: they carry the old one in their chain. (When it rotates by itself, SVIDs follow as they are due.)
     ///
     /// # Errors
     /// It could not be made, or the state not saved.
@@ -193,6 +194,7 @@ impl Authority {
         let mut inner = self.lock();
         let mut core = inner.core.clone();
         core.renew_intermediate(&self.config, now)?;
+        core.bump_reissue_epoch();
         self.commit_intermediate(&mut inner, core, now)
     }
 

@@ -52,6 +52,9 @@ pub(crate) struct UpArgs {
     /// How long a root made here lives; see: meshctl ca rotate
     #[arg(long, default_value = "365d", value_name = "TIME", value_parser = duration::parse)]
     root_lifetime: Duration,
+    /// How long a rotation of the root waits for a workload that holds a certificate but is not connected
+    #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration::parse)]
+    absent_grace: Duration,
     /// A root certificate of your own (PEM), at the first start only
     #[arg(long, value_name = "FILE", requires = "root_key")]
     root_cert: Option<PathBuf>,
@@ -140,6 +143,7 @@ fn to_config(args: &UpArgs, session: &Session) -> Result<mesh_control::Config, F
     config.svid_lifetime = args.svid_lifetime;
     config.intermediate_lifetime = args.intermediate_lifetime;
     config.root_lifetime = args.root_lifetime;
+    config.absent_grace = args.absent_grace;
     config.seal_key_file = args.seal_key.clone();
     config.metrics = args.metrics;
     if let (Some(certificate), Some(key)) = (&args.root_cert, &args.root_key) {

@@ -241,7 +241,9 @@ fn tls_might_pass(inbound: &Inbound, call: &Call) -> bool {
 async fn tls_hello(inbound: &Inbound, near: &mut Transport, early: &mut Vec<u8>) -> Option<Kind> {
     let within = inbound.worker.limits.header_timeout;
     match tokio::time::timeout(within, hello_or_not(near, early)).await {
-        Ok(Some(Finding::Tls { sni })) => Some(Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted }),
+        Ok(Some(Finding::Tls { sni })) => {
+            Some(Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted })
+        }
         _ => None,
     }
 }

@@ -120,6 +120,5 @@ pub(super) async fn too_fast(stage: &mut Stage, baseline: &Baseline) -> Result<(
         with_list("the other callers of payments notice nothing", &failed),
     )?;
     let edges = stage.edges().await?;
-    stage.world.end_workload(Role::Batch).await;
     show_edges(stage, &edges)
 }
