@@ -12,6 +12,11 @@
 //! differ from the decision. A watcher that wants every rule sees them in order; the proxy's wants none, and gets the
 //! candidates of an index instead (`index`), which this module checks by the same conditions. A separate explainer was the
 //! alternative; the peers' show what becomes of it (Envoy's RBAC logs name no rule at all).
+//!
+//! One decision among 10 / 1,000 / 10,000 rules, in nanoseconds, the best of 400 rounds on two busy cores of an AMD EPYC
+//! (`cargo bench --bench decision` has the same shapes): rules told apart by path 128 / 148 / 188; a grid of a hundred callers
+//! and templates 155 / 183 / 205; each rule with its own caller and path 136 / 195 / 306. What grows is cache misses, about
+//! ten of them, not work. The canonical form of a path of 40 bytes takes 18, of a host with port 63.
 
 use super::compile::{Entry, OTHER_METHOD, PolicySet, Program, method_bit, protocol_bit};
 use super::index::{NO_PATH, SOME_PATH, Sets, Slots, Stage};

@@ -168,11 +168,18 @@ pub(super) struct Paths {
     /// Every literal segment of any pattern.
     words: FoldMap<Arc<str>, u32>,
     /// From a node along a literal segment.
-    literal: FoldMap<(u32, u32), u32>,
+    literal: FoldMap<u64, u32>,
     nodes: Vec<Node>,
     /// The slot to give out next.
     next: SlotId,
+    /// The segments of the longest pattern.
+    depth_max: usize,
 }
+
+/// Stands for a segment that no pattern has.
+const UNKNOWN_WORD: u32 = u32::MAX;
+/// Stands for an empty segment, which an open one does not fit.
+const EMPTY_WORD: u32 = u32::MAX - 1;
 
 /// A place in the tree; 0 in `any`, `here` and `below` is none.
 #[derive(Clone, Copy, Debug, Default)]
@@ -180,6 +187,7 @@ struct Node {
     any: u32,
     here: SlotId,
     below: SlotId,
+    has_literals: bool,
 }
 
 impl Default for Paths {
@@ -189,6 +197,7 @@ impl Default for Paths {
             literal: FoldMap::default(),
             nodes: vec![Node::default()],
             next: SOME_PATH.saturating_add(1),
+            depth_max: 0,
         }
     }
 }
@@ -197,6 +206,7 @@ impl Paths {
     /// The slot of a pattern; patterns that mean the same share it.
     pub(super) fn intern(&mut self, pattern: &PathPattern) -> SlotId {
         let mut at = 0;
+        self.depth_max = self.depth_max.max(pattern.segments().len());
         for segment in pattern.segments() {
             at = self.child(at, segment);
         }
@@ -221,7 +231,10 @@ impl Paths {
             Segment::Literal(text) => {
                 let word = u32::try_from(self.words.len()).unwrap_or(u32::MAX);
                 let word = *self.words.entry(Arc::clone(text)).or_insert(word);
-                *self.literal.entry((at, word)).or_insert(fresh)
+                if let Some(node) = self.nodes.get_mut(at as usize) {
+                    node.has_literals = true;
+                }
+                *self.literal.entry(edge(at, word)).or_insert(fresh)
             }
             Segment::Any => match self.nodes.get_mut(at as usize) {
                 Some(node) if node.any != 0 => node.any,
@@ -243,43 +256,64 @@ impl Paths {
         if self.next == SOME_PATH.saturating_add(1) {
             return;
         }
-        let mut live: SmallVec<[u32; 8]> = SmallVec::new();
-        live.push(0);
-        self.note_below(&live, found);
-        for segment in segments(form) {
-            let word = self.words.get(segment).copied();
-            let mut next: SmallVec<[u32; 8]> = SmallVec::new();
-            for at in live {
-                if let Some(child) = word.and_then(|word| self.literal.get(&(at, word))) {
-                    next.push(*child);
-                }
-                let any = self.nodes.get(at as usize).map_or(0, |node| node.any);
-                if any != 0 && !segment.is_empty() {
-                    next.push(any);
-                }
-            }
-            live = next;
-            if live.is_empty() {
-                return;
-            }
-            self.note_below(&live, found);
-        }
-        let here = live.iter().filter_map(|at| self.nodes.get(*at as usize)).map(|node| node.here);
-        found.extend(here.filter(|slot| *slot != 0));
+        // Segments deeper than any pattern matter only by being there.
+        let words: SmallVec<[u32; 16]> =
+            segments(form).take(self.depth_max.saturating_add(1)).map(|segment| self.word(segment)).collect();
+        self.descend(0, &words, found);
     }
 
-    fn note_below(&self, live: &[u32], found: &mut Slots) {
-        let below = live.iter().filter_map(|at| self.nodes.get(*at as usize)).map(|node| node.below);
-        found.extend(below.filter(|slot| *slot != 0));
+    fn word(&self, segment: &str) -> u32 {
+        if segment.is_empty() {
+            return EMPTY_WORD;
+        }
+        self.words.get(segment).copied().unwrap_or(UNKNOWN_WORD)
+    }
+
+    /// Follows the segments from a node on. Calls itself only where a literal and an open segment both fit, so no deeper
+    /// than a pattern has segments.
+    fn descend(&self, mut at: u32, mut words: &[u32], found: &mut Slots) {
+        while let Some(node) = self.nodes.get(at as usize) {
+            if node.below != 0 {
+                found.push(node.below);
+            }
+            let Some((word, rest)) = words.split_first() else {
+                if node.here != 0 {
+                    found.push(node.here);
+                }
+                return;
+            };
+            words = rest;
+            let any = if *word == EMPTY_WORD { 0 } else { node.any };
+            let literal = if node.has_literals && *word < EMPTY_WORD {
+                self.literal.get(&edge(at, *word))
+            } else {
+                None
+            };
+            at = match literal {
+                Some(child) => {
+                    if any != 0 {
+                        self.descend(any, rest, found);
+                    }
+                    *child
+                }
+                None if any != 0 => any,
+                None => return,
+            };
+        }
     }
 }
 
-/// The segments of a path in matching form. Segments are short, so that a plain loop beats a searcher's set-up.
+/// A node and a word, as one number to hash.
+fn edge(at: u32, word: u32) -> u64 {
+    (u64::from(at) << 32) | u64::from(word)
+}
+
+/// The segments of a path in matching form.
 fn segments(form: &str) -> impl Iterator<Item = &str> {
     let mut rest = if form.is_empty() { None } else { Some(form) };
     std::iter::from_fn(move || {
         let form = rest?;
-        let Some(at) = form.bytes().position(|byte| byte == b'/') else {
+        let Some(at) = slash(form.as_bytes()) else {
             rest = None;
             return Some(form);
         };
@@ -287,6 +321,21 @@ fn segments(form: &str) -> impl Iterator<Item = &str> {
         rest = after.get(1..);
         Some(segment)
     })
+}
+
+/// The place of the first `/`. Segments are short, so that eight bytes at once beat a searcher's set-up.
+fn slash(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (number, word) in words.iter().enumerate() {
+        // A byte of `word` that is '/' is zero here, and the lowest zero byte is the lowest to borrow.
+        let zero = u64::from_le_bytes(*word) ^ (ONES * 0x2f);
+        let found = zero.wrapping_sub(ONES) & !zero & (ONES << 7);
+        if found != 0 {
+            return Some(number * 8 + (found.trailing_zeros() / 8) as usize);
+        }
+    }
+    rest.iter().position(|byte| *byte == b'/').map(|at| words.len() * 8 + at)
 }
 
 /// A rule's place in a stage, while it is built.
@@ -304,7 +353,9 @@ pub(super) struct Placement {
 pub(super) struct Stage {
     /// Every entry of the stage, in the order of evaluation.
     pub(super) entries: Vec<u32>,
-    shelves: FoldMap<SlotId, Shelf>,
+    /// By slot, the place in `shelves` and one; 0: none.
+    by_slot: Vec<u32>,
+    shelves: Vec<Shelf>,
 }
 
 /// The candidates of one slot, ascending.
@@ -330,13 +381,25 @@ impl Stage {
                 by_slot.entry(*slot).or_default().push(placement);
             }
         }
-        let shelves = by_slot.into_iter().map(|(slot, placed)| (slot, Shelf::build(&placed))).collect();
-        Self { entries: placements.iter().map(|placement| placement.entry).collect(), shelves }
+        let mut stage =
+            Self { entries: placements.iter().map(|placement| placement.entry).collect(), ..Self::default() };
+        for (slot, placed) in by_slot {
+            let slot = slot as usize;
+            if stage.by_slot.len() <= slot {
+                stage.by_slot.resize(slot.saturating_add(1), 0);
+            }
+            stage.shelves.push(Shelf::build(&placed));
+            if let Some(place) = stage.by_slot.get_mut(slot) {
+                *place = u32::try_from(stage.shelves.len()).unwrap_or(0);
+            }
+        }
+        stage
     }
 
     /// Visits lists of candidates, each ascending, until `visit` has seen all.
     pub(super) fn candidates(&self, slot: SlotId, sets: &Sets, port: Port, visit: &mut impl FnMut(&[u32])) {
-        match self.shelves.get(&slot) {
+        let place = self.by_slot.get(slot as usize).and_then(|place| place.checked_sub(1));
+        match place.and_then(|place| self.shelves.get(place as usize)) {
             None => {}
             Some(Shelf::Few(entries)) => visit(entries),
             Some(Shelf::BySet(by_set)) => {
