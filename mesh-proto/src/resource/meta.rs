@@ -36,7 +36,7 @@ pub struct Meta {
 pub struct Origin {
     /// The file as the user named it; empty when there is none.
     pub file: Arc<str>,
-    /// The line of the document's first line, from 1; 0 when unknown.
+    /// The object's first line there, from 1; 0 when unknown.
     pub line: u32,
 }
 
@@ -55,9 +55,8 @@ pub(super) enum Reach {
     Mesh,
 }
 
-/// Reads `metadata`. `line` is the document's first.
-pub(super) fn read(reader: &mut Reader, at: At<'_>, kind: Kind, reach: Reach) -> Option<Meta> {
-    let line = at.line();
+/// Reads `metadata`; `line` is the object's first.
+pub(super) fn read(reader: &mut Reader, at: At<'_>, line: u32, (kind, reach): (Kind, Reach)) -> Option<Meta> {
     let fields = reader.fields(at, &["name", "namespace", "labels"])?;
     let name = fields.required(reader, "name", "every object has a name").and_then(|at| reader.parse(&at));
     let labels = match fields.optional("labels") {

@@ -1,6 +1,11 @@
-//! Documents as users write them: what is accepted, what is refused with which words, and that writing is the inverse of
-//! reading.
+//! Documents as users write them: what is accepted, what is refused with which words, what it means together, and that
+//! writing is the inverse of reading.
 
 mod bad;
 mod examples;
+mod fleet;
+mod golden;
+#[cfg(feature = "wire")]
+mod meaning;
+mod related;
 mod round_trip;

@@ -180,12 +180,15 @@ fn a_snapshot_needs_settings_and_the_roots_of_its_own_domain() {
     assert!(snapshot.policy.default_allow);
 }
 
+/// Makes a message mean nothing.
+type Damage<M> = fn(&mut M);
+
 #[test]
 fn a_refused_update_names_its_field_and_changes_nothing() {
     let held: Items = [Item::new(settings("a"))].into_iter().collect();
     let good =
         Items::diff(&held, &[settings("a"), roots("a")].map(Item::new).into_iter().collect(), Revision(2));
-    let cases: [(&str, fn(&mut v1::Update)); 5] = [
+    let cases: [(&str, Damage<v1::Update>); 5] = [
         ("digest", |update| update.digest[0] ^= 1),
         ("removed", |update| update.removed.push("isolation".to_owned())),
         ("bundle/b", |update| update.items[0].key = "bundle/b".to_owned()),
@@ -210,7 +213,7 @@ fn what_is_not_known_is_refused_rather_than_skipped() {
         ..v1::Rule::default()
     };
     let policy = v1::Policy { name: "a".to_owned(), rules: vec![rule], ..v1::Policy::default() };
-    let cases: [(&str, fn(&mut v1::Rule)); 7] = [
+    let cases: [(&str, Damage<v1::Rule>); 7] = [
         ("rules[0].conditions", |rule| rule.conditions = 2),
         ("rules[0].to[0].conditions", |rule| {
             rule.to = vec![v1::Operation { conditions: 1, ..v1::Operation::default() }];

@@ -17,7 +17,7 @@ fn yaml_files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn read_all(directory: &str) -> Vec<Resource> {
+pub(super) fn read_all(directory: &str) -> Vec<Resource> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples").join(directory);
     let mut resources = Vec::new();
     for file in yaml_files(&examples) {
