@@ -1,0 +1,3 @@
+//! See `mesh_fuzz::svid_der`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::svid_der(data));
