@@ -343,3 +343,6 @@ fn head_checksum(format: u8, file: DatabaseId) -> [u8; CHECKSUM_BYTES] {
 fn context(file: DatabaseId, number: u64) -> String {
     format!("store export {file}/{number}")
 }
+
+#[cfg(test)]
+mod tests;

@@ -373,3 +373,6 @@ pub(super) fn verify(
     }
     AuditReport { records: tip.sequence, head: tip.head, broken: None }
 }
+
+#[cfg(test)]
+mod tests;

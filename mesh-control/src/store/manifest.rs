@@ -259,3 +259,6 @@ impl Manifest {
 fn checksum(format: u8, sealed: &[u8]) -> Hash {
     sha256_of(&[MAGIC, &[format], sealed])
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! The store: one suite over both kinds, and what only the one on disk can suffer.
 
+mod batch;
 mod crash;
 mod damage;
 mod full_disk;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-/// Kills in one run of the tests. Raised to 1,000 by hand, the test takes some minutes; see the module `store::disk`.
+/// Kills in one run of the tests; with 1,000 it takes about twenty minutes on a busy machine.
 const KILLS: u32 = 30;
 /// A process is killed after at most so many acknowledgements.
 const LINES_MAX: u64 = 160;
@@ -77,7 +77,8 @@ fn a_killed_store_has_everything_it_acknowledged() {
     let mut told = Told::default();
     for kill in 0..KILLS {
         run_and_kill(&dir, &mut told);
-        // Every other time the process itself opens what the kill left.
+        // Every other time the process itself opens what the kill left. So there are up to two kills between two looks,
+        // and each may have come between a write and its acknowledgement.
         if kill % 2 == 0 {
             continue;
         }
