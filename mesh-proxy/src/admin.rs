@@ -7,14 +7,13 @@
 //! hyper is good enough here: only this machine reaches it. A request whose `Host` is a name other than `localhost` is
 //! refused, so that a page in a browser cannot read it by rebinding a name to 127.0.0.1.
 
-use crate::app::Wiring;
 use crate::clock;
 use crate::connections::Description;
+use crate::control::LinkState;
 use crate::discovery::Applied;
-use crate::discovery::client::LinkState;
+use crate::facts::Facts;
 use crate::observe::Shard;
 use crate::observe::text::{ControlCounts, render};
-use crate::worker::Facts;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -46,25 +45,19 @@ pub(crate) type Ask = mpsc::Sender<oneshot::Sender<Vec<Description>>>;
 
 /// What the endpoint tells of.
 pub(crate) struct Admin {
-    facts: Arc<Facts>,
-    shards: Vec<Arc<Shard>>,
-    applied: watch::Receiver<Option<Arc<Applied>>>,
-    link: Arc<LinkState>,
-    asks: Vec<Ask>,
+    /// What does not change.
+    pub(crate) facts: Arc<Facts>,
+    /// All counters.
+    pub(crate) shards: Vec<Arc<Shard>>,
+    /// The configuration in use.
+    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
+    /// The control plane connection.
+    pub(crate) link: Arc<LinkState>,
+    /// One for each data thread.
+    pub(crate) asks: Vec<Ask>,
 }
 
 impl Admin {
-    /// Over what `app` has wired.
-    pub(crate) fn new(wiring: &Wiring, asks: Vec<Ask>) -> Arc<Self> {
-        Arc::new(Self {
-            facts: Arc::clone(&wiring.facts),
-            shards: wiring.shards.clone(),
-            applied: wiring.applied.clone(),
-            link: Arc::clone(&wiring.link),
-            asks,
-        })
-    }
-
     async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if !is_local(request) {
             return text(StatusCode::FORBIDDEN, "the Host of this endpoint is an address or localhost\n");

@@ -12,10 +12,13 @@
 //!
 //! All control tasks live in one `JoinSet` and end with the token `ends`; data threads end when they have drained.
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Ask};
+use crate::control::{Link, LinkState};
 use crate::data::{self, BACKLOG, QUESTIONS_MAX, Setup};
-use crate::discovery::apply::{Applied, InUse, Publisher};
-use crate::discovery::client::{Client, Link, LinkState, Registration};
+use crate::discovery::Applied;
+use crate::discovery::apply::{InUse, Publisher, control_client};
+use crate::discovery::client::{Client, Registration};
+use crate::facts::Facts;
 use crate::identity::{self, WorkloadIssuer};
 use crate::listen::{self, Bound};
 use crate::observe::access_log::AccessLog;
@@ -23,7 +26,6 @@ use crate::observe::record::RECORDS_MAX;
 use crate::observe::report::{REPORTS_MAX, Reporter};
 use crate::observe::{Shard, telemetry};
 use crate::outbound::Intent;
-use crate::worker::Facts;
 use crate::{Config, ProxyError, Ready};
 use mesh_ca::client::{Identity, Issuer};
 use std::net::SocketAddr;
@@ -67,7 +69,7 @@ pub(crate) async fn run(
         questions.push(question);
     }
     if let Some(bound) = sockets.admin {
-        let admin = Admin::new(&wiring, asks);
+        let admin = Arc::new(wiring.admin(asks));
         for listener in bound.open(BACKLOG)? {
             tasks.spawn(admin::serve(Arc::clone(&admin), listener, ends.clone()));
         }
@@ -112,19 +114,19 @@ pub(crate) async fn run(
 }
 
 /// What many parts read.
-pub(crate) struct Wiring {
+struct Wiring {
     /// What does not change.
-    pub(crate) facts: Arc<Facts>,
+    facts: Arc<Facts>,
     /// One shard for each worker, and one for the control thread.
-    pub(crate) shards: Vec<Arc<Shard>>,
+    shards: Vec<Arc<Shard>>,
     /// The control thread's own.
-    pub(crate) own: Arc<Shard>,
+    own: Arc<Shard>,
     /// The configuration in use.
-    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
+    applied: watch::Receiver<Option<Arc<Applied>>>,
     /// Which generation each worker judges by.
-    pub(crate) in_use: Arc<InUse>,
+    in_use: Arc<InUse>,
     /// The control plane connection.
-    pub(crate) link: Arc<LinkState>,
+    link: Arc<LinkState>,
 }
 
 impl Wiring {
@@ -134,6 +136,16 @@ impl Wiring {
         shards.push(Arc::clone(&own));
         let facts = Facts::new(config);
         Self { facts, shards, own, applied, in_use: InUse::new(workers), link: Arc::default() }
+    }
+
+    fn admin(&self, asks: Vec<Ask>) -> Admin {
+        Admin {
+            facts: Arc::clone(&self.facts),
+            shards: self.shards.clone(),
+            applied: self.applied.clone(),
+            link: Arc::clone(&self.link),
+            asks,
+        }
     }
 }
 
@@ -229,17 +241,27 @@ impl Control<'_> {
             address: advertised(mesh_address, &first.control_address).to_string(),
             labels: config.labels.clone().into_iter().collect(),
         };
-        let link = || Link::new(identity.clone(), wiring.applied.clone(), Arc::clone(&wiring.link));
+        let applied = wiring.applied.clone();
+        let configure = move |identity: &Identity| {
+            let snapshot = applied.borrow().as_ref().map(|applied| Arc::clone(&applied.snapshot));
+            control_client(identity, snapshot.as_deref())
+        };
+        let link = Link {
+            identity: identity.clone(),
+            configure: Arc::new(configure),
+            state: Arc::clone(&wiring.link),
+        };
         let subscriptions = config.outbound.iter().map(|listener| listener.service.clone()).collect();
         let channels = (propose, asked_for);
-        let client = Client::new(link(), registration, channels, subscriptions, (renew_now, leaving.clone()));
+        let client =
+            Client::new(link.clone(), registration, channels, subscriptions, (renew_now, leaving.clone()));
         tasks.spawn(client.run(ends.clone()));
 
         let (records, recorded) = mpsc::channel(RECORDS_MAX);
         let (reports, to_send) = mpsc::channel(REPORTS_MAX);
         let reporter = Reporter::new(wiring.shards.clone(), Arc::clone(&wiring.own), log, reports);
         tasks.spawn(reporter.run(recorded, ends.clone()));
-        tasks.spawn(telemetry::run(link(), to_send, ends.clone()));
+        tasks.spawn(telemetry::run(link, to_send, ends.clone()));
         DataEnds { records, wanted }
     }
 }

@@ -124,17 +124,16 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
     tune(&stream);
     let Some(arrived) = handshake::arrive(&inbound, stream, from, port).await else { return };
     match arrived {
-        Arrived::Mesh { secured, port, service } => {
+        Arrived::Mesh { transport, peer, alpn, port, service } => {
             count(&worker, ConnectionKind::InboundMesh);
-            let transport = Transport::Mesh(Box::new(secured.stream));
-            let peer = Peer::new(Some(secured.peer), from, transport.tls_facts());
-            let inside = match secured.alpn {
+            let peer = Peer::new(Some(peer), from, transport.tls_facts());
+            let inside = match alpn {
                 Alpn::MeshH1 => Protocol::Http1,
                 Alpn::MeshH2 => Protocol::Http2,
                 Alpn::MeshTcp => Protocol::Tcp,
             };
             let call = begin(&worker, (peer, port), service.to_string().into(), inside);
-            match secured.alpn {
+            match alpn {
                 Alpn::MeshH1 => http::serve_h1(&inbound, &call, transport, Vec::new()).await,
                 Alpn::MeshH2 => http::serve_h2(&inbound, Rc::new(call), transport, Vec::new()).await,
                 Alpn::MeshTcp => opaque::serve(&inbound, &call, transport, Vec::new()).await,
@@ -184,3 +183,6 @@ fn begin(
     });
     Call { peer, port, service, admission, registration }
 }
+
+#[cfg(test)]
+mod tests;

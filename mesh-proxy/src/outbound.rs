@@ -14,18 +14,18 @@ pub(crate) mod http;
 pub(crate) mod opaque;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod tell;
 
 use crate::connections::{Change, Description, Direction, Registration};
 use crate::observe::metrics::{ConnectionKind, OpenGuard};
-use crate::observe::{Edge, EdgeKey, Outcome, Record};
 use crate::refusal::Refusal;
-use crate::transport::{TlsFacts, tune};
+use crate::transport::tune;
 use crate::worker::Worker;
 use crate::{accept, clock};
 use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
 use pool::Lanes;
-use resolve::Routes;
+use resolve::{Found, Routes};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
@@ -33,6 +33,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tell::{Edges, Told};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Most open connections from the workload, for each worker: beyond, new ones are closed at once. 25 KiB each at most.
@@ -127,17 +128,28 @@ impl Outbound {
     }
 }
 
-/// One connection of the workload.
+/// One connection of the workload, or one stream of it.
 #[derive(Debug)]
 pub(crate) struct Call {
+    /// What all streams of the connection share.
+    pub(crate) client: Rc<Client>,
+    /// Its place among the open ones.
+    pub(crate) registration: Registration,
+}
+
+/// What is known of one connection of the workload.
+#[derive(Debug)]
+pub(crate) struct Client {
     /// What it wants.
     pub(crate) intent: Rc<Intent>,
     /// Where it came from.
     pub(crate) from: SocketAddr,
-    /// Its place among the open ones.
-    pub(crate) registration: Registration,
     /// The service as text.
     pub(crate) service: Arc<str>,
+    /// The route that its last request took.
+    pub(crate) found: Found,
+    /// Its edges, so that they need not be looked up for each request.
+    pub(crate) edges: Edges,
 }
 
 /// Carries one connection of the workload to its end.
@@ -161,9 +173,10 @@ pub(crate) async fn serve(outbound: Rc<Outbound>, stream: TcpStream, from: Socke
         port: intent.port.map_or(0, Port::number),
         opened_ms: clock::unix_ms(),
     });
-    let call = Call { intent, from, registration, service };
-    let route = resolve::route(&outbound, &call.intent).await;
-    let declared = call.intent.protocol.or(route.as_ref().ok().and_then(|route| route.port.protocol));
+    let client = Client { intent, from, service, found: Found::default(), edges: Edges::default() };
+    let call = Call { client: Rc::new(client), registration };
+    let route = resolve::route(&outbound, &call.client).await;
+    let declared = call.client.intent.protocol.or(route.as_ref().ok().and_then(|route| route.port.protocol));
     match (declared, route) {
         (Some(Protocol::Http1), _) => http::serve_h1(&outbound, &call, stream, Vec::new()).await,
         (Some(Protocol::Http2 | Protocol::Grpc), _) => {
@@ -246,8 +259,7 @@ async fn unresolved(outbound: &Rc<Outbound>, call: &Call, mut stream: TcpStream,
         other => {
             crate::transport::Transport::Plain(stream).reset_on_close();
             let protocol = other.unwrap_or(Protocol::Tcp);
-            let told = Told { refusal: Some(refusal), ..Told::new(protocol) };
-            told.record(outbound, call, None);
+            Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, &call.client, None);
         }
     }
 }
@@ -255,110 +267,4 @@ async fn unresolved(outbound: &Rc<Outbound>, call: &Call, mut stream: TcpStream,
 /// Ready when the proxy drains.
 pub(crate) async fn drained(registration: &Registration) {
     while registration.changed().await != Change::Drain {}
-}
-
-/// What is to be counted and perhaps logged of one outbound request or connection.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) protocol: Protocol,
-    pub(crate) refusal: Option<Refusal>,
-    pub(crate) status: u16,
-    pub(crate) bytes_in: u64,
-    pub(crate) bytes_out: u64,
-    pub(crate) duration: Duration,
-    pub(crate) id: String,
-    pub(crate) method: String,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    pub(crate) tls: TlsFacts,
-}
-
-impl Told {
-    /// Nothing yet.
-    pub(crate) fn new(protocol: Protocol) -> Self {
-        Self {
-            protocol,
-            refusal: None,
-            status: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            duration: Duration::ZERO,
-            id: String::new(),
-            method: String::new(),
-            host: String::new(),
-            path: String::new(),
-            tls: TlsFacts::default(),
-        }
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self.refusal {
-            None => Outcome::Allowed,
-            Some(Refusal::BadRequest(_) | Refusal::HeaderTooLarge | Refusal::ConnectMethod) => {
-                Outcome::Malformed
-            }
-            Some(Refusal::TooManyConnections | Refusal::TooManyConcurrent | Refusal::Limited { .. }) => {
-                Outcome::Limited
-            }
-            Some(_) => Outcome::Failed,
-        }
-    }
-
-    /// Counts it, and writes a line where it is worth one.
-    pub(crate) fn record(self, outbound: &Outbound, call: &Call, lane: Option<&pool::Lane>) {
-        let worker = &outbound.worker;
-        let applied = worker.applied();
-        let destination: Arc<str> = lane.and_then(pool::Lane::identity_text).unwrap_or_else(|| "".into());
-        let edge = worker.shard.edge(EdgeKey {
-            direction: Direction::Outbound,
-            source: applied.trust.id.as_str().into(),
-            destination: Arc::clone(&destination),
-            service: Arc::clone(&call.service),
-            port: call.intent.port.map_or(0, Port::number),
-            protocol: self.protocol,
-            tls_version: self.tls.version,
-            key_exchange: self.tls.key_exchange,
-        });
-        self.count(&edge);
-        let outcome = self.outcome();
-        if let Some(refusal) = self.refusal {
-            worker.shard.refused(Direction::Outbound, refusal.label());
-            edge.set_last(refusal.label(), "");
-        }
-        if outcome == Outcome::Allowed && self.status < 500 && !worker.samples(&applied) {
-            return;
-        }
-        worker.recorder.record(Record {
-            time_ms: clock::unix_ms(),
-            id: if self.id.is_empty() { worker.recorder.decision_id() } else { self.id },
-            direction: Direction::Outbound,
-            source: applied.trust.id.as_str().into(),
-            source_instance: worker.facts.instance.to_string(),
-            source_ip: call.from.ip().to_string(),
-            destination,
-            destination_instance: lane.map(pool::Lane::instance_text).unwrap_or_default(),
-            service: Arc::clone(&call.service),
-            port: call.intent.port.map_or(0, Port::number),
-            protocol: Some(self.protocol),
-            sni: String::new(),
-            host: self.host,
-            method: self.method,
-            path: self.path,
-            outcome,
-            reason: self.refusal.map_or("", Refusal::label),
-            rule: String::new(),
-            status: self.status,
-            bytes_in: self.bytes_in,
-            bytes_out: self.bytes_out,
-            duration_us: clock::micros(self.duration),
-            revision: applied.snapshot.revision.0,
-            header_names: Vec::new(),
-        });
-    }
-
-    fn count(&self, edge: &Edge) {
-        edge.bytes_in.add(self.bytes_in);
-        edge.bytes_out.add(self.bytes_out);
-        edge.count(self.outcome(), self.status, self.duration);
-    }
 }

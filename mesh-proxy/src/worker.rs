@@ -5,49 +5,18 @@
 
 use crate::connections::Connections;
 use crate::discovery::Applied;
+use crate::facts::Facts;
 use crate::http::Limits;
 use crate::observe::{Recorder, Shard};
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
-use crate::{Config, InboundPort};
-use mesh_proto::name::{InstanceName, Port, ServiceRef};
+use mesh_proto::name::ServiceRef;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-
-/// What does not change while the proxy runs.
-#[derive(Debug)]
-pub(crate) struct Facts {
-    /// The running instance.
-    pub(crate) instance: InstanceName,
-    /// The service the workload answers for.
-    pub(crate) service: ServiceRef,
-    /// `namespace/name`, for records.
-    pub(crate) service_text: Arc<str>,
-    /// The ports peers may call.
-    pub(crate) ports: Vec<InboundPort>,
-}
-
-impl Facts {
-    /// From what the proxy was told at its start.
-    pub(crate) fn new(config: &Config) -> Arc<Self> {
-        let service = ServiceRef { namespace: config.namespace.clone(), name: config.workload.clone() };
-        Arc::new(Self {
-            instance: config.instance.clone(),
-            service_text: service.to_string().into(),
-            service,
-            ports: config.ports.clone(),
-        })
-    }
-
-    /// The declared port, if it is one.
-    pub(crate) fn port(&self, port: Port) -> Option<&InboundPort> {
-        self.ports.iter().find(|declared| declared.port == port)
-    }
-}
 
 /// What all connections of one data thread share.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 /// Picks one of `candidates` by `cost`, smaller is better; `draw(n)` gives a random number below `n`.
 ///
 /// `None` when there are no candidates.
-pub(crate) fn pick<'a, T>(
-    candidates: &'a [T],
+pub(crate) fn pick<T>(
+    candidates: &[T],
     mut draw: impl FnMut(usize) -> usize,
     cost: impl Fn(&T) -> f64,
-) -> Option<&'a T> {
+) -> Option<&T> {
     match candidates.len() {
         0 | 1 => candidates.first(),
         n => {

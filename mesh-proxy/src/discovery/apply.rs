@@ -36,6 +36,8 @@ pub(crate) struct Applied {
     pub(crate) limits: Limits,
     /// Lower-case names of the header fields that policies and limits judge.
     pub(crate) judged: Vec<Arc<str>>,
+    /// Whether any rule asks for the server name of an application's own TLS.
+    pub(crate) names_sni: bool,
     /// Unix seconds at which a rule or permissive mode ends, ascending: judge again then.
     pub(crate) expiries: Vec<u64>,
     /// Who we are and whom we believe.
@@ -50,6 +52,8 @@ pub(crate) struct Trust {
     pub(crate) server: Arc<ServerConfig>,
     /// Our own identity.
     pub(crate) id: SpiffeId,
+    /// The same as text, to be shared with records.
+    pub(crate) id_text: Arc<str>,
     /// Its trust domain.
     pub(crate) domain: TrustDomain,
     /// When our certificate ends.
@@ -211,6 +215,7 @@ impl Publisher {
             policy: PolicySet::compile(&snapshot.policy),
             limits,
             judged: judged_fields(&snapshot.policy, &snapshot.limits),
+            names_sni: names_sni(&snapshot),
             expiries: expiries(&snapshot),
             trust: Arc::new(trust),
             snapshot,
@@ -228,6 +233,7 @@ fn trust(identity: &Identity, snapshot: &Snapshot) -> Result<Trust, String> {
     Ok(Trust {
         server: credentials.server_config().map_err(|error| error.to_string())?,
         domain: id.trust_domain(),
+        id_text: id.as_str().into(),
         id,
         not_after: identity.svid.not_after(),
         credentials,
@@ -264,6 +270,11 @@ fn credentials(identity: &Identity, snapshot: Option<&Snapshot>) -> Result<Crede
         bundles: Arc::new(TrustBundles::from_config(&bundles).map_err(|error| error.to_string())?),
         revocations: snapshot.map(|snapshot| Arc::clone(&snapshot.revocations)).unwrap_or_default(),
     })
+}
+
+fn names_sni(snapshot: &Snapshot) -> bool {
+    let rules = snapshot.policy.policies.iter().flat_map(|policy| &policy.rules);
+    rules.flat_map(|rule| &rule.to).any(|operation| !operation.sni.is_empty())
 }
 
 fn expiries(snapshot: &Snapshot) -> Vec<u64> {

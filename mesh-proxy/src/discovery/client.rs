@@ -3,30 +3,24 @@
 //! Reconnects for ever, with growing pauses; meanwhile the data path goes on with what it has. An update is acknowledged
 //! when every worker judges by it, refused when it cannot be used.
 
-use super::Applied;
-use super::apply::{Proposal, control_client};
+use super::apply::Proposal;
 use crate::clock;
-use crate::worker::Facts;
-use mesh_ca::client::Identity;
-use mesh_ca::tls::control_server_name;
+use crate::control::{ChannelError, Link, OPEN_WITHIN};
+use crate::facts::Facts;
 use mesh_proto::config::Revision;
 use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::{Items, MESSAGE_BYTES_MAX, v1};
-use rustls::ClientConfig;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
-use tonic::transport::Channel;
 use v1::control_message::Kind as FromControl;
 use v1::proxy_message::Kind as ToControl;
 
-/// Time to connect, handshake and open the stream.
-const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// First pause after a failure; doubled each time.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// Longest pause: a control plane that is back is found within it, and 5,000 proxies make 1,000 attempts a second.
@@ -37,47 +31,6 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 const DIGEST_EVERY: Duration = Duration::from_secs(30);
 /// Messages that wait to be sent.
 const OUTGOING_MAX: usize = 16;
-/// HTTP/2 pings find a control plane that vanished without a word.
-const PING_EVERY: Duration = Duration::from_secs(10);
-
-/// What the control plane connection is made with, and what is told of it.
-pub(crate) struct Link {
-    /// The certificate in use.
-    pub(crate) identity: watch::Receiver<Arc<Identity>>,
-    /// What is in use: newer bundles and revocations than came with the certificate.
-    pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
-    /// What is shown of it.
-    pub(crate) state: Arc<LinkState>,
-}
-
-impl Link {
-    /// With the certificate and the configuration that are in use at each attempt.
-    pub(crate) fn new(
-        identity: watch::Receiver<Arc<Identity>>,
-        applied: watch::Receiver<Option<Arc<Applied>>>,
-        state: Arc<LinkState>,
-    ) -> Self {
-        Self { identity, applied, state }
-    }
-
-    fn configure(&self, identity: &Identity) -> Result<Arc<ClientConfig>, String> {
-        let snapshot = self.applied.borrow().as_ref().map(|applied| Arc::clone(&applied.snapshot));
-        control_client(identity, snapshot.as_deref())
-    }
-}
-
-/// What is shown of the connection.
-#[derive(Debug, Default)]
-pub(crate) struct LinkState {
-    /// Whether it stands.
-    pub(crate) connected: AtomicBool,
-    /// Updates that are in use.
-    pub(crate) applied: AtomicU64,
-    /// Updates that were refused.
-    pub(crate) refused: AtomicU64,
-    /// Certificates replaced.
-    pub(crate) renewals: AtomicU64,
-}
 
 /// What the proxy is, as the control plane shall know it.
 #[derive(Clone, Debug)]
@@ -107,28 +60,14 @@ pub(crate) struct Client {
 /// How a stream ended.
 #[derive(Debug, thiserror::Error)]
 enum Ended {
-    #[error("{0}")]
-    Setup(String),
-    #[error("cannot reach the control plane: {}", chain(.0))]
-    Connect(tonic::transport::Error),
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
     #[error("the control plane ended the stream: {} ({:?})", .0.message(), .0.code())]
     Status(tonic::Status),
     #[error("no answer from the control plane within {OPEN_WITHIN:?}")]
     Timeout,
     #[error("the control plane closed the stream")]
     Closed,
-}
-
-/// An error with all its causes: tonic's own text says only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 impl Client {
@@ -169,18 +108,21 @@ impl Client {
             pause = if lived > GOOD_AFTER { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };
             // Between half and all of it, so that a fleet does not come back in step.
             let jittered = pause.mul_f64(rand::random_range(0.5..1.0));
+            let mut identity = self.link.identity.clone();
+            identity.mark_unchanged();
+            // A new certificate may be what was missing.
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                _ = identity.changed() => pause = PAUSE_MIN,
                 () = tokio::time::sleep(jittered) => {}
             }
         }
     }
 
     async fn stream(&mut self) -> Ended {
-        let identity = Arc::clone(&self.link.identity.borrow());
         let (send, outgoing) = mpsc::channel(OUTGOING_MAX);
         let opening = async {
-            let channel = connect(&self.link, &identity).await?;
+            let channel = self.link.channel().await?;
             let mut discovery = v1::discovery_client::DiscoveryClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -194,7 +136,8 @@ impl Client {
             Err(_) => return Ended::Timeout,
         };
         self.link.state.connected.store(true, Ordering::Relaxed);
-        tracing::info!(address = %identity.control_address, "connected to the control plane");
+        let address = self.link.identity.borrow().control_address.clone();
+        tracing::info!(%address, "connected to the control plane");
         self.talk(incoming, send).await
     }
 
@@ -326,30 +269,4 @@ fn service_name(service: &ServiceRef) -> v1::ServiceName {
 
 fn message(kind: ToControl) -> v1::ProxyMessage {
     v1::ProxyMessage { kind: Some(kind) }
-}
-
-/// A channel to the control plane over mutual TLS. One TCP connection; when it breaks, the channel is of no more use.
-pub(crate) async fn channel(link: &Link) -> Result<Channel, String> {
-    let identity = Arc::clone(&link.identity.borrow());
-    connect(link, &identity).await.map_err(|ended| ended.to_string())
-}
-
-async fn connect(link: &Link, identity: &Identity) -> Result<Channel, Ended> {
-    let config = link.configure(identity).map_err(Ended::Setup)?;
-    let address = identity.control_address.clone();
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
-        .map_err(Ended::Connect)?
-        .connect_timeout(OPEN_WITHIN)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_while_idle(true);
-    let connector = tower::service_fn(move |_: http::Uri| {
-        let (config, address) = (Arc::clone(&config), address.clone());
-        async move {
-            let stream = tokio::net::TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let tls = tokio_rustls::TlsConnector::from(config).connect(control_server_name(), stream).await?;
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tls))
-        }
-    });
-    endpoint.connect_with_connector(connector).await.map_err(Ended::Connect)
 }

@@ -14,9 +14,10 @@ use crate::clock;
 use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::refusal::Refusal;
-use crate::transport::{self, HANDSHAKE_TIMEOUT, Prefixed, Transport};
+use crate::transport::{self, HANDSHAKE_TIMEOUT, Transport};
 use crate::worker::Worker;
-use mesh_ca::tls::{Secured, parse_server_name};
+use mesh_ca::tls::{Alpn, parse_server_name};
+use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
 use std::cell::RefCell;
@@ -82,8 +83,12 @@ impl Drop for Place {
 pub(crate) enum Arrived {
     /// A proven peer.
     Mesh {
-        /// The connection, the peer, what is inside.
-        secured: Secured<Prefixed>,
+        /// The connection.
+        transport: Transport,
+        /// Who it is.
+        peer: PeerIdentity,
+        /// What is inside.
+        alpn: Alpn,
         /// Which port it asked for.
         port: InboundPort,
         /// As which service.
@@ -195,7 +200,9 @@ async fn tls(
                 tracing::info!(%from, peer = %secured.peer.id, "refused: its server name is not one of this mesh");
                 return None;
             };
-            Some(Arrived::Mesh { secured, port: port.clone(), service })
+            let transport = Transport::Mesh(Box::new(secured.stream));
+            let (peer, alpn) = (secured.peer, secured.alpn);
+            Some(Arrived::Mesh { transport, peer, alpn, port: port.clone(), service })
         }
         Err(error) => {
             let expired = transport::is_own_expiry(applied.trust.not_after, &error);

@@ -176,7 +176,6 @@ async fn forward_h1(
                 return Done::refused(error.refusal());
             }
         };
-        let was_kept = lease.client.is_reused();
         let what = Forward { request, append: &[], origin: Origin::Application };
         let forwarding = exchange::forward(server, what, &mut lease.client, &limits, meter);
         let mut because = None;
@@ -199,7 +198,7 @@ async fn forward_h1(
             }
             return Done { refuse: None, answered: true, after: outcome.caller, by: admitted.by };
         };
-        let again = !failure.answered && may_retry(failure.retry, was_kept, request.method);
+        let again = !failure.answered && may_retry(failure.retry, request.method);
         last = Done {
             refuse: Some(failure.refusal.into()),
             answered: failure.answered,

@@ -256,7 +256,7 @@ impl<'a> Told<'a> {
         edge.bytes_in.add(self.meter.request_bytes);
         edge.bytes_out.add(self.meter.response_bytes);
         match (self.begin, outcome) {
-            (Begin::Counted, Outcome::Allowed) => edge.count_ended(outcome, self.meter.status, self.duration),
+            (Begin::Counted, Outcome::Allowed) => edge.count_ended(self.duration),
             _ => edge.count(outcome, self.meter.status, self.duration),
         }
         if let Some(refuse) = &self.refuse {
@@ -280,7 +280,7 @@ impl<'a> Told<'a> {
             source: Arc::clone(&call.peer.text),
             source_instance: instance.map(ToString::to_string).unwrap_or_default(),
             source_ip: call.peer.ip.to_string(),
-            destination: applied.trust.id.as_str().into(),
+            destination: Arc::clone(&applied.trust.id_text),
             destination_instance: worker.facts.instance.to_string(),
             service: Arc::clone(&call.service),
             port: call.port.port.number(),
@@ -315,7 +315,7 @@ impl Edges {
                 self.0.push(inbound.worker.shard.edge(EdgeKey {
                     direction: Direction::Inbound,
                     source: Arc::clone(&call.peer.text),
-                    destination: applied.trust.id.as_str().into(),
+                    destination: Arc::clone(&applied.trust.id_text),
                     service: Arc::clone(&call.service),
                     port: call.port.port.number(),
                     protocol,

@@ -86,9 +86,8 @@ async fn run(
                 return (TCP, meter, Err(refuse));
             }
             // Perhaps TLS is allowed: its first bytes must come first.
-            let kind = match tls_hello(inbound, near, early).await {
-                Some(kind) => kind,
-                None => return (TCP, meter, Err(refuse)),
+            let Some(kind) = tls_hello(inbound, near, early).await else {
+                return (TCP, meter, Err(refuse));
             };
             let applied = inbound.worker.applied();
             match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
@@ -229,11 +228,13 @@ fn tls_might_pass(inbound: &Inbound, call: &Call) -> bool {
     }
     // A deny rule that matches without a server name matches with every one.
     let nameless = Question { protocol: Protocol::Tls, sni: None, http: None };
-    match judge::may_go_on(&inbound.worker.applied(), call, nameless) {
+    let applied = inbound.worker.applied();
+    match judge::may_go_on(&applied, call, nameless) {
         Ok(_) => true,
-        Err(refuse) => {
-            !matches!(refuse.refusal, Refusal::Quarantined | Refusal::Isolated | Refusal::DeniedByRule)
-        }
+        Err(refuse) => match refuse.refusal {
+            Refusal::Quarantined | Refusal::Isolated | Refusal::DeniedByRule => false,
+            _ => applied.names_sni,
+        },
     }
 }
 

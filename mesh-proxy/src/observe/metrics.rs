@@ -61,10 +61,8 @@ pub(crate) struct EdgeKey {
 pub(crate) struct Edge {
     /// Which edge.
     pub(crate) key: EdgeKey,
-    /// By [`Outcome`].
-    outcomes: [Counter; Outcome::ALL.len()],
-    /// By [`ResponseClass`], of what was allowed.
-    classes: [Counter; ResponseClass::ALL.len()],
+    /// By [`Outcome`] and [`ResponseClass`].
+    counts: [[Counter; ResponseClass::ALL.len()]; Outcome::ALL.len()],
     /// From the caller.
     pub(crate) bytes_in: Counter,
     /// To the caller.
@@ -79,8 +77,7 @@ impl Edge {
         let latency = (0..histogram::BUCKETS).map(|_| Counter::default()).collect();
         Arc::new(Self {
             key,
-            outcomes: Default::default(),
-            classes: Default::default(),
+            counts: Default::default(),
             bytes_in: Counter::default(),
             bytes_out: Counter::default(),
             latency,
@@ -92,32 +89,30 @@ impl Edge {
     /// Counts an allowed connection when it begins, so that one that lives for days is seen before it ends. Its end is
     /// told to [`Self::count_ended`].
     pub(crate) fn count_begun(&self) {
-        self.count_outcome(Outcome::Allowed);
+        self.add(Outcome::Allowed, ResponseClass::None);
     }
 
     /// Counts one request or connection. `status` is 0 where there is none.
     pub(crate) fn count(&self, outcome: Outcome, status: u16, latency: Duration) {
-        self.count_outcome(outcome);
-        self.count_ended(outcome, status, latency);
+        self.add(outcome, ResponseClass::of_status(status));
+        if outcome == Outcome::Allowed {
+            self.count_ended(latency);
+        }
     }
 
-    /// Counts the answer's class and, of what was allowed, how long it took.
-    pub(crate) fn count_ended(&self, outcome: Outcome, status: u16, latency: Duration) {
-        if let Some(counter) = self.classes.get(ResponseClass::of_status(status) as usize) {
+    /// Counts how long something allowed took.
+    pub(crate) fn count_ended(&self, latency: Duration) {
+        let us = crate::clock::micros(latency);
+        let bucket = usize::try_from(histogram::index(us)).unwrap_or(usize::MAX);
+        if let Some(counter) = self.latency.get(bucket) {
             counter.add(1);
         }
-        if outcome == Outcome::Allowed {
-            let us = crate::clock::micros(latency);
-            let bucket = usize::try_from(histogram::index(us)).unwrap_or(usize::MAX);
-            if let Some(counter) = self.latency.get(bucket) {
-                counter.add(1);
-            }
-            self.latency_us_sum.add(us);
-        }
+        self.latency_us_sum.add(us);
     }
 
-    fn count_outcome(&self, outcome: Outcome) {
-        if let Some(counter) = self.outcomes.get(outcome as usize) {
+    fn add(&self, outcome: Outcome, class: ResponseClass) {
+        let classes = self.counts.get(outcome as usize);
+        if let Some(counter) = classes.and_then(|classes| classes.get(class as usize)) {
             counter.add(1);
         }
     }
@@ -137,12 +132,13 @@ impl Edge {
 
     /// How many had this outcome.
     pub(crate) fn outcome(&self, outcome: Outcome) -> u64 {
-        self.outcomes.get(outcome as usize).map_or(0, Counter::value)
+        self.counts.get(outcome as usize).into_iter().flatten().map(Counter::value).sum()
     }
 
-    /// How many answers were of this class.
-    pub(crate) fn class(&self, class: ResponseClass) -> u64 {
-        self.classes.get(class as usize).map_or(0, Counter::value)
+    /// How many had this outcome and an answer of this class.
+    pub(crate) fn count_of(&self, outcome: Outcome, class: ResponseClass) -> u64 {
+        let classes = self.counts.get(outcome as usize);
+        classes.and_then(|classes| classes.get(class as usize)).map_or(0, Counter::value)
     }
 
     /// The latency histogram as (bucket, count), without empty buckets.

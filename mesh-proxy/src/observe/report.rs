@@ -4,6 +4,7 @@ use crate::clock;
 use crate::connections::Direction;
 use crate::observe::access_log::AccessLog;
 use crate::observe::{Edge, EdgeKey, Outcome, Record, Shard};
+use mesh_proto::ops::metrics::ResponseClass;
 use mesh_proto::wire::v1;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -154,7 +155,7 @@ fn total(edges: &[Arc<Edge>]) -> Sent {
         for (to, outcome) in sum.outcomes.iter_mut().zip(Outcome::ALL) {
             *to += edge.outcome(outcome);
         }
-        sum.errors += edge.class(mesh_proto::ops::metrics::ResponseClass::ServerError);
+        sum.errors += edge.count_of(Outcome::Allowed, ResponseClass::ServerError);
         sum.bytes_in += edge.bytes_in.value();
         sum.bytes_out += edge.bytes_out.value();
         for (bucket, count) in edge.latencies() {

@@ -1,6 +1,6 @@
 //! Sends reports to the control plane, over a connection of its own, so that a slow report never delays a snapshot.
 
-use crate::discovery::client::{Link, channel};
+use crate::control::Link;
 use mesh_proto::wire::v1;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ pub(crate) async fn run(link: Link, mut reports: mpsc::Receiver<v1::ProxyReport>
 
 async fn stream(link: &Link, reports: &mut mpsc::Receiver<v1::ProxyReport>) -> Result<(), String> {
     let Some(first) = reports.recv().await else { return Ok(()) };
-    let channel = channel(link).await?;
+    let channel = link.channel().await.map_err(|error| error.to_string())?;
     let mut telemetry = v1::telemetry_client::TelemetryClient::new(channel);
     let (send, outgoing) = mpsc::channel(1);
     // There is room for one.

@@ -1,6 +1,7 @@
 //! All counters as Prometheus text (exposition format 0.0.4). Written by hand: the sums are made here anyway, and a
 //! registry would have to be told of each series.
 
+use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::observe::{Edge, Outcome, Shard};
 use mesh_proto::ops::histogram;
@@ -58,48 +59,54 @@ pub(crate) fn render(
     out
 }
 
+/// By direction and protocol: counts by bucket, and the sum in microseconds.
+type Latencies<'a> = BTreeMap<(&'a str, &'a str), (BTreeMap<u32, u64>, u64)>;
+
 fn requests(out: &mut String, shards: &[Arc<Shard>]) {
     let edges: Vec<Arc<Edge>> = shards.iter().flat_map(|shard| shard.edges()).collect();
-    let mut by_outcome: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-    let mut by_class: BTreeMap<(&str, &str, &str), u64> = BTreeMap::new();
-    let mut latency: BTreeMap<(&str, &str), (BTreeMap<u32, u64>, u64)> = BTreeMap::new();
+    let mut counts: BTreeMap<(&str, &str, &str, &str), u64> = BTreeMap::new();
+    let mut latency: Latencies<'_> = BTreeMap::new();
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
     for edge in &edges {
         let (direction, protocol) = (edge.key.direction.as_str(), edge.key.protocol.as_str());
         for outcome in Outcome::ALL {
-            *by_outcome.entry((direction, protocol, outcome.as_str())).or_default() += edge.outcome(outcome);
-        }
-        for class in ResponseClass::ALL {
-            *by_class.entry((direction, protocol, class.as_str())).or_default() += edge.class(*class);
+            for class in ResponseClass::ALL {
+                let count = edge.count_of(outcome, *class);
+                if count > 0 {
+                    let labels = (direction, protocol, outcome.as_str(), class.as_str());
+                    *counts.entry(labels).or_default() += count;
+                }
+            }
         }
         let (buckets, sum) = latency.entry((direction, protocol)).or_default();
         for (bucket, count) in edge.latencies() {
             *buckets.entry(bucket).or_default() += count;
         }
         *sum += edge.latency_us_sum();
-        *bytes.entry("inbound").or_default() += edge.bytes_in.value();
-        *bytes.entry("outbound").or_default() += edge.bytes_out.value();
+        // What callers send is received by the called workload, and what they get by the calling one.
+        let (received, sent) = match edge.key.direction {
+            Direction::Inbound => (edge.bytes_in.value(), edge.bytes_out.value()),
+            Direction::Outbound => (edge.bytes_out.value(), edge.bytes_in.value()),
+        };
+        *bytes.entry("inbound").or_default() += received;
+        *bytes.entry("outbound").or_default() += sent;
     }
     let name = total(proxy::REQUESTS);
     head(out, &name, "counter", "Requests and opaque connections, by what became of them.");
-    for ((direction, protocol, outcome), count) in by_outcome {
-        let labels = [("direction", direction), ("protocol", protocol), ("outcome", outcome)];
+    for ((direction, protocol, outcome, class), count) in counts {
+        let labels =
+            [("direction", direction), ("protocol", protocol), ("outcome", outcome), ("class", class)];
         sample(out, &name, &labels, count);
-    }
-    let name = total("mesh_responses");
-    head(out, &name, "counter", "Responses, by class of their status.");
-    for ((direction, protocol, class), count) in by_class {
-        sample(out, &name, &[("direction", direction), ("protocol", protocol), ("class", class)], count);
     }
     histograms(out, &latency);
     let name = total(proxy::BYTES);
-    head(out, &name, "counter", "Payload bytes; inbound is what callers sent.");
+    head(out, &name, "counter", "Payload bytes; inbound is what the workload received.");
     for (direction, count) in bytes {
         sample(out, &name, &[("direction", direction)], count);
     }
 }
 
-fn histograms(out: &mut String, latency: &BTreeMap<(&str, &str), (BTreeMap<u32, u64>, u64)>) {
+fn histograms(out: &mut String, latency: &Latencies<'_>) {
     let name = proxy::REQUEST_SECONDS;
     head(out, name, "histogram", "Seconds from request head to response end.");
     for ((direction, protocol), (buckets, sum_us)) in latency {

@@ -1,6 +1,7 @@
 //! One new connection to an endpoint: TCP, then mutual TLS to exactly the identity that discovery promised.
 
 use super::pool::LaneKey;
+use crate::clock;
 use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::refusal::Refusal;
@@ -98,7 +99,9 @@ impl ConnectError {
 
 /// TLS configurations by peer and protocol, for the trust of one generation.
 #[derive(Debug, Default)]
-pub(crate) struct Configurations(RefCell<(u64, HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>)>);
+pub(crate) struct Configurations(RefCell<(u64, ByPeer)>);
+
+type ByPeer = HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>;
 
 impl Configurations {
     fn client(
@@ -135,6 +138,11 @@ pub(crate) async fn open(
     let endpoint = key.address;
     let applied = worker.applied();
     let tls = match (&key.identity, &key.name) {
+        // The peer would refuse it only after our first bytes.
+        (Some(_), Some(_)) if applied.trust.not_after <= clock::wall() => {
+            worker.shard.handshake_failed(Direction::Outbound, Refusal::CertificateExpired.label());
+            return Err(ConnectError::OwnExpired { endpoint });
+        }
         (Some(expected), Some((service, port))) => {
             let name = server_name(*port, service, &applied.trust.domain)?;
             Some((configurations.client(&applied, expected, alpn)?, name))

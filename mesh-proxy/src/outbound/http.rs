@@ -4,7 +4,8 @@ use super::attempt::{Attempts, InFlight};
 use super::opaque::log;
 use super::pool::{Freshness, Lane, is_believed};
 use super::resolve::{self, Route};
-use super::{Call, Outbound, Seen, Told};
+use super::tell::Told;
+use super::{Call, Outbound, Seen};
 use crate::clock;
 use crate::connections::{Change, Registration};
 use crate::http::canonical::{Canonical, Intake};
@@ -16,7 +17,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::transport::{TlsFacts, Transport};
 use mesh_proto::policy::model::Protocol;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -56,8 +57,12 @@ pub(crate) async fn serve_h1(outbound: &Rc<Outbound>, call: &Call, stream: TcpSt
             }
             Err(Refusal::CallerGone) => return,
             Err(refusal) => {
-                Told { refusal: Some(refusal), status: refusal.status(), ..Told::new(Protocol::Http1) }
-                    .record(outbound, call, None);
+                let meter = Meter { status: refusal.status(), ..Meter::default() };
+                Told { refusal: Some(refusal), meter, ..Told::new(Protocol::Http1) }.record(
+                    outbound,
+                    &call.client,
+                    None,
+                );
                 server.refuse(None, Refused::early(refusal), &worker.limits).await
             }
         };
@@ -97,46 +102,40 @@ async fn exchange_h1(
     let limits = &outbound.worker.limits;
     let intake = Intake { judged: &[], default_port: Some(DEFAULT_PORT) };
     let mut told = Told::new(Protocol::Http1);
-    let mut meter = Meter::default();
-    let mut done = match Canonical::from_h1(head, &intake) {
+    let request = Canonical::from_h1(head, &intake);
+    let mut done = match &request {
         Ok(request) => {
-            describe(&mut told, &request);
-            attempt_h1(outbound, call, server, &request, &mut meter).await
+            (told.request, told.protocol) = (Some(request), request.protocol);
+            attempt_h1(outbound, call, server, request, &mut told.meter).await
         }
-        Err(refusal) => Done::refused(refusal),
+        Err(refusal) => Done::refused(*refusal),
     };
-    told.status = meter.status;
-    if let Some(failure) = &done.failure {
-        told.refusal = Some(failure.refusal);
-        if !failure.answered {
-            told.status = failure.refusal.status();
-            told.id = outbound.worker.recorder.decision_id();
-            let refused = Refused { refusal: failure.refusal, decision: &told.id };
-            done.after = server.refuse(Some(head), refused, limits).await;
-        }
+    if let Some(refused) = told.refusal_of(&done, outbound) {
+        done.after =
+            server.refuse(Some(head), Refused { refusal: refused, decision: &told.id }, limits).await;
     }
-    finish(outbound, call, told, (&done, &meter, clock::now().saturating_duration_since(began)));
+    told.finish(outbound, call, (&done, began));
     done.after
 }
 
-fn describe(told: &mut Told, request: &Canonical<'_>) {
-    told.protocol = request.protocol;
-    request.method.clone_into(&mut told.method);
-    request.host.authority().clone_into(&mut told.host);
-    told.path = request.path.to_string();
-}
+impl Told<'_> {
+    /// What the caller is still to be told, if anything.
+    fn refusal_of(&mut self, done: &Done, outbound: &Outbound) -> Option<Refusal> {
+        let failure = done.failure?;
+        self.refusal = Some(failure.refusal);
+        if failure.answered {
+            return None;
+        }
+        self.meter.status = failure.refusal.status();
+        self.id = outbound.worker.recorder.decision_id();
+        Some(failure.refusal)
+    }
 
-fn finish(
-    outbound: &Rc<Outbound>,
-    call: &Call,
-    mut told: Told,
-    (done, meter, duration): (&Done, &Meter, Duration),
-) {
-    told.bytes_in = meter.request_bytes;
-    told.bytes_out = meter.response_bytes;
-    told.duration = duration;
-    told.tls = done.tls;
-    told.record(outbound, call, done.lane.as_deref());
+    fn finish(mut self, outbound: &Outbound, call: &Call, (done, began): (&Done, Instant)) {
+        self.tls = done.tls;
+        self.duration = clock::now().saturating_duration_since(began);
+        self.record(outbound, &call.client, done.lane.as_deref());
+    }
 }
 
 async fn attempt_h1(
@@ -146,7 +145,7 @@ async fn attempt_h1(
     request: &Canonical<'_>,
     meter: &mut Meter,
 ) -> Done {
-    let route = match resolve::route(outbound, &call.intent).await {
+    let route = match resolve::route(outbound, &call.client).await {
         Ok(route) => route,
         Err(refusal) => return Done::refused(refusal),
     };
@@ -189,7 +188,7 @@ async fn attempt_h1(
                 return Done { failure: None, after: outcome.caller, lane: Some(lane), tls };
             }
             Some(failure) => {
-                let may_retry = !failure.answered && may_retry(failure.retry, was_kept, request.method);
+                let may_retry = !failure.answered && may_retry(failure.retry, request.method);
                 last =
                     Done { failure: Some(failure), after: outcome.caller, lane: Some(Rc::clone(&lane)), tls };
                 if !may_retry {
@@ -208,10 +207,10 @@ async fn attempt_h1(
 
 /// Whether a request goes out once more. Beyond what is provably unprocessed, only methods without effect on a kept
 /// connection that its peer closed at that moment (RFC 9110, section 9.2.1; RFC 9112, section 9.3.1).
-pub(crate) fn may_retry(retry: Retry, was_kept: bool, method: &str) -> bool {
+pub(crate) fn may_retry(retry: Retry, method: &str) -> bool {
     match retry {
         Retry::Safe => true,
-        Retry::IfIdempotent => was_kept && matches!(method, "GET" | "HEAD" | "OPTIONS"),
+        Retry::IfIdempotent => matches!(method, "GET" | "HEAD" | "OPTIONS"),
         Retry::Never => false,
     }
 }
@@ -245,11 +244,6 @@ fn origin(lane: &Lane) -> Origin {
 pub(crate) async fn serve_h2(outbound: &Rc<Outbound>, call: &Call, stream: TcpStream, early: Vec<u8>) {
     let limits = &outbound.worker.limits;
     let Ok(mut connection) = Connection::open(Transport::Plain(stream), early, limits).await else { return };
-    let shared = Rc::new(StreamCall {
-        intent: Rc::clone(&call.intent),
-        from: call.from,
-        service: Rc::new(call.service.clone()),
-    });
     let mut streams = JoinSet::new();
     if outbound.worker.connections.is_draining() {
         connection.drain();
@@ -264,10 +258,12 @@ pub(crate) async fn serve_h2(outbound: &Rc<Outbound>, call: &Call, stream: TcpSt
             }
             accepted = connection.accept() => {
                 let Ok(Some(stream)) = accepted else { break };
-                let (outbound, shared) = (Rc::clone(outbound), Rc::clone(&shared));
+                let outbound = Rc::clone(outbound);
+                let registration = outbound.worker.connections.register_part();
+                let call = Call { client: Rc::clone(&call.client), registration };
                 streams.spawn_local(async move {
                     let _panic = outbound.worker.panic_guard();
-                    serve_stream(&outbound, &shared, stream).await;
+                    serve_stream(&outbound, &call, stream).await;
                 });
             }
             Some(_) = streams.join_next(), if !streams.is_empty() => {}
@@ -275,43 +271,24 @@ pub(crate) async fn serve_h2(outbound: &Rc<Outbound>, call: &Call, stream: TcpSt
     }
 }
 
-/// What the streams of a connection share.
-struct StreamCall {
-    intent: Rc<super::Intent>,
-    from: std::net::SocketAddr,
-    service: Rc<std::sync::Arc<str>>,
-}
-
-async fn serve_stream(outbound: &Rc<Outbound>, shared: &StreamCall, mut stream: Stream) {
+async fn serve_stream(outbound: &Rc<Outbound>, call: &Call, mut stream: Stream) {
     let began = clock::now();
-    let call = Call {
-        intent: Rc::clone(&shared.intent),
-        from: shared.from,
-        registration: outbound.worker.connections.register_part(),
-        service: (*shared.service).clone(),
-    };
     // The head is cloned, so that the stream can be forwarded while the canonical request borrows it.
     let head = stream.head.clone();
     let intake = Intake { judged: &[], default_port: Some(DEFAULT_PORT) };
     let mut told = Told::new(Protocol::Http2);
-    let mut meter = Meter::default();
-    let done = match Canonical::from_h2(&head, &intake) {
+    let request = Canonical::from_h2(&head, &intake);
+    let done = match &request {
         Ok(request) => {
-            describe(&mut told, &request);
-            attempt_h2(outbound, &call, &mut stream, &request, &mut meter).await
+            (told.request, told.protocol) = (Some(request), request.protocol);
+            attempt_h2(outbound, call, &mut stream, request, &mut told.meter).await
         }
-        Err(refusal) => Done::refused(refusal),
+        Err(refusal) => Done::refused(*refusal),
     };
-    told.status = meter.status;
-    if let Some(failure) = &done.failure {
-        told.refusal = Some(failure.refusal);
-        if !failure.answered {
-            told.status = failure.refusal.status();
-            told.id = outbound.worker.recorder.decision_id();
-            stream.refuse(Refused { refusal: failure.refusal, decision: &told.id });
-        }
+    if let Some(refusal) = told.refusal_of(&done, outbound) {
+        stream.refuse(Refused { refusal, decision: &told.id });
     }
-    finish(outbound, &call, told, (&done, &meter, clock::now().saturating_duration_since(began)));
+    told.finish(outbound, call, (&done, began));
 }
 
 async fn attempt_h2(
@@ -321,7 +298,7 @@ async fn attempt_h2(
     request: &Canonical<'_>,
     meter: &mut Meter,
 ) -> Done {
-    let route: Rc<Route> = match resolve::route(outbound, &call.intent).await {
+    let route: Rc<Route> = match resolve::route(outbound, &call.client).await {
         Ok(route) => route,
         Err(refusal) => return Done::refused(refusal),
     };

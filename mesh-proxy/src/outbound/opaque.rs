@@ -4,9 +4,11 @@ use super::attempt::{Attempts, InFlight};
 use super::connect::{ConnectError, Opened};
 use super::pool::{Lane, is_believed};
 use super::resolve::Route;
-use super::{Call, Outbound, Seen, Told, proceed};
+use super::tell::Told;
+use super::{Call, Outbound, Seen, proceed};
 use crate::accept::detect::{DETECT_BYTES_MAX, Finding};
 use crate::connections::Change;
+use crate::http::Meter;
 use crate::refusal::Refusal;
 use crate::transport::Transport;
 use crate::tunnel::Tunnel;
@@ -177,13 +179,16 @@ pub(crate) async fn serve(
     };
     let told = Told {
         refusal,
-        bytes_in: tunnel.carried.forward,
-        bytes_out: tunnel.carried.backward,
+        meter: Meter {
+            request_bytes: tunnel.carried.forward,
+            response_bytes: tunnel.carried.backward,
+            ..Meter::default()
+        },
         duration: clock::now().saturating_duration_since(began),
         tls: far.tls_facts(),
         ..Told::new(protocol)
     };
-    told.record(outbound, call, Some(&lane));
+    told.record(outbound, &call.client, Some(&lane));
 }
 
 /// Drives a tunnel; one that has ended on one side must move on the other.
@@ -219,5 +224,5 @@ pub(crate) async fn carry(
 /// Closes the client's connection with a reset, counts and logs it.
 fn refuse(outbound: &Rc<Outbound>, call: &Call, stream: TcpStream, protocol: Protocol, refusal: Refusal) {
     Transport::Plain(stream).reset_on_close();
-    Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, call, None);
+    Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, &call.client, None);
 }

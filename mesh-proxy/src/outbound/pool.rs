@@ -138,10 +138,15 @@ impl Lanes {
     /// The lane of an endpoint; the same one for the same key.
     pub(crate) fn lane(&self, key: LaneKey) -> Rc<Lane> {
         let mut by_key = self.by_key.borrow_mut();
+        if let Some(lane) = by_key.get(&key) {
+            return Rc::clone(lane);
+        }
         if by_key.len() >= LANES_MAX {
             by_key.retain(|_, lane| Rc::strong_count(lane) > 1);
         }
-        Rc::clone(by_key.entry(key.clone()).or_insert_with(|| Rc::new(Lane::new(key))))
+        let lane = Rc::new(Lane::new(key.clone()));
+        by_key.insert(key, Rc::clone(&lane));
+        lane
     }
 
     /// An HTTP/1 connection to the endpoint: a kept one, or a new one.

@@ -3,7 +3,8 @@
 //! A service that was never asked for is subscribed to on first use; the first connection waits for its arrival, bounded.
 
 use super::pool::{Lane, LaneKey, Lanes};
-use super::{Intent, Outbound};
+use super::{Client, Intent, Outbound};
+use crate::clock;
 use crate::discovery::Applied;
 use crate::refusal::Refusal;
 use mesh_proto::config::{Destination, DestinationPort, EndpointState};
@@ -12,7 +13,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the first connection to a service waits until the control plane has told of it. One round trip and one
 /// snapshot take some milliseconds; a service that is not known by then does not exist, or nobody can say.
@@ -34,9 +35,16 @@ pub(crate) struct Route {
     source: Arc<Destination>,
 }
 
+/// A service and, where it was named, its port.
+type Asked = (ServiceRef, Option<Port>);
+
 /// Routes by what was asked for; a route is made anew when the destination changes.
 #[derive(Debug, Default)]
-pub(crate) struct Routes(RefCell<HashMap<(ServiceRef, Option<Port>), Rc<Route>>>);
+pub(crate) struct Routes {
+    by_name: RefCell<HashMap<Asked, Rc<Route>>>,
+    /// When a service that is not known was first asked for.
+    asked: RefCell<HashMap<ServiceRef, Instant>>,
+}
 
 impl Routes {
     /// The route, if the configuration knows the service.
@@ -50,7 +58,7 @@ impl Routes {
         applied: &Applied,
     ) -> Result<Option<Rc<Route>>, Refusal> {
         let Some(destination) = applied.snapshot.destinations.get(&intent.service) else { return Ok(None) };
-        let mut routes = self.0.borrow_mut();
+        let mut routes = self.by_name.borrow_mut();
         let key = (intent.service.clone(), intent.port);
         if let Some(route) = routes.get(&key).filter(|route| Arc::ptr_eq(&route.source, destination)) {
             return Ok(Some(Rc::clone(route)));
@@ -63,6 +71,16 @@ impl Routes {
         let route = Rc::new(Route::new(lanes, destination, port.clone()));
         routes.insert(key, Rc::clone(&route));
         Ok(Some(route))
+    }
+
+    /// Whether the service was asked for so long ago that the control plane would have told of it by now.
+    fn asked_before(&self, service: &ServiceRef, now: Instant) -> bool {
+        let mut asked = self.asked.borrow_mut();
+        if asked.len() >= ROUTES_MAX {
+            asked.clear();
+        }
+        let first = *asked.entry(service.clone()).or_insert(now);
+        now.saturating_duration_since(first) >= DISCOVERY_TIMEOUT
     }
 }
 
@@ -86,14 +104,34 @@ impl Route {
     }
 }
 
+/// The route that a connection has found last, so that its next request need not look it up again.
+#[derive(Debug, Default)]
+pub(crate) struct Found(RefCell<Option<(u64, Rc<Route>)>>);
+
 /// The route of a connection; waits for a service that is asked for the first time.
 ///
 /// # Errors
 /// [`Refusal::UnknownDestination`] when nobody tells of it in time; [`Refusal::UnknownPort`].
-pub(crate) async fn route(outbound: &Outbound, intent: &Intent) -> Result<Rc<Route>, Refusal> {
+pub(crate) async fn route(outbound: &Outbound, client: &Client) -> Result<Rc<Route>, Refusal> {
+    let found = &client.found;
+    let applied = outbound.worker.applied();
+    if let Some((_, route)) = found.0.borrow().as_ref().filter(|(of, _)| *of == applied.generation) {
+        return Ok(Rc::clone(route));
+    }
+    let route = look_up(outbound, &client.intent).await?;
+    // Of a newer generation perhaps, if it was waited for: then it is looked up once more.
+    *found.0.borrow_mut() = Some((applied.generation, Rc::clone(&route)));
+    Ok(route)
+}
+
+async fn look_up(outbound: &Outbound, intent: &Intent) -> Result<Rc<Route>, Refusal> {
     let find = || outbound.routes.find(&outbound.lanes, intent, &outbound.worker.applied());
     if let Some(route) = find()? {
         return Ok(route);
+    }
+    let now = clock::now();
+    if outbound.routes.asked_before(&intent.service, now) {
+        return Err(Refusal::UnknownDestination);
     }
     // Full: it is being asked for very many services; this one is asked for again by the next connection.
     let _ = outbound.worker.wanted.try_send(intent.service.clone());

@@ -57,7 +57,9 @@ async fn a_request_reaches_the_application_and_its_answer_comes_back() {
     assert!(answer.status == 200 && answer.body.ends_with(&body), "{}", answer.status);
     let line = pair
         .api
-        .metric("mesh_requests_total{direction=\"inbound\",protocol=\"http1\",outcome=\"allowed\"}")
+        .metric(
+            "mesh_requests_total{direction=\"inbound\",protocol=\"http1\",outcome=\"allowed\",class=\"2xx\"}",
+        )
         .await;
     assert!(line.ends_with(" 2"), "{line}");
 }

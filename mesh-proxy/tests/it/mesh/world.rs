@@ -128,11 +128,7 @@ impl Plan<'_> {
         let shutdown = CancellationToken::new();
         let (tell, told) = oneshot::channel();
         let running = tokio::spawn(mesh_proxy::run(config, tell, shutdown.clone()));
-        let ready = tokio::time::timeout(Duration::from_secs(20), told).await.expect("ready in time");
-        let ready = match ready {
-            Ok(ready) => ready,
-            Err(_) => panic!("the proxy ended: {:?}", running.await),
-        };
+        let Ok(ready) = soon("the proxy is ready", told).await else { panic!("ended: {:?}", running.await) };
         Proxy { ready, shutdown, log, running, _dir: dir }
     }
 }
