@@ -1,4 +1,7 @@
 //! Which requests two policy sets decide differently.
+//!
+//! `meshctl apply --dry-run` and `meshctl diff` ask it about recorded decisions before a change takes effect. It decides by
+//! the evaluator's own walk and changes nothing.
 
 use super::compile::PolicySet;
 use super::evaluate::{Decision, Request};

@@ -269,9 +269,11 @@ fn line(place: &Place<'_>) -> String {
     }
 }
 
-/// Whether `other` is an enforced deny that leaves nothing of this allow.
+/// Whether `other` is an enforced deny that leaves nothing of this allow. The allow rules of a guard-rail are not asked:
+/// they narrow by being there.
 fn is_contradicted(place: &Place<'_>, other: &Place<'_>) -> bool {
     place.rule.action == Action::Allow
+        && place.policy.scope == Scope::Ordinary
         && other.rule.action == Action::Deny
         && other.policy.mode == Mode::Enforce
         && cover::covers(other, place)

@@ -4,7 +4,8 @@ use crate::notation::{Headers, OwnedHttp, OwnedRequest, OwnedSource, identity, o
 use crate::reference::{self, Expected};
 use mesh_proto::matching::canonical_path;
 use mesh_proto::policy::compile::PolicySet;
-use mesh_proto::policy::evaluate::{Decision, RuleRef};
+use mesh_proto::policy::evaluate::{Decision, DenyReason, RuleRef};
+use mesh_proto::policy::lint::{FindingKind, lint};
 use mesh_proto::policy::model::{
     Action, GroupKind, Isolation, Mode, Operation, Policy, PolicyInputs, PolicyName, Protocol, Rule, Scope,
     Source,
@@ -257,25 +258,57 @@ fn agree(inputs: &PolicyInputs, requests: &[OwnedRequest]) {
             explanation.audited, verdict.audited,
             "explain's audit differs for {request:?} under {inputs:#?}"
         );
-        if decision
-            == Decision::Denied(mesh_proto::policy::evaluate::Denial {
-                reason: mesh_proto::policy::evaluate::DenyReason::NeedsHttp,
-                rule: None,
-            })
+        assert_eq!(
+            explanation.nearest_miss.is_some(),
+            matches!(decision, Decision::Denied(_)),
+            "a refusal names what comes nearest, nothing else does: {request:?} under {inputs:#?}"
+        );
+        assert!(explanation.to_string().starts_with(&explanation.question));
+        if let (Expected::Denied(DenyReason::NoRuleAllows, _), Some(miss)) = (got, &explanation.nearest_miss)
         {
-            panic!("a rule needs HTTP, but none is named: {request:?}");
+            let allows = explanation.rules.iter().filter(|rule| {
+                (rule.action, rule.mode, rule.scope) == (Action::Allow, Mode::Enforce, Scope::Ordinary)
+            });
+            let fewest = allows.clone().map(|rule| rule.misses.len()).min();
+            let named =
+                allows.clone().find(|rule| Some(rule.rule) == miss.rule).map(|rule| rule.misses.len());
+            assert_eq!(named, fewest, "{} is not nearest for {request:?} under {inputs:#?}", miss.sentence);
         }
-        if request.http.is_none()
-            && matches!(got, Expected::Denied(mesh_proto::policy::evaluate::DenyReason::NeedsHttp, _))
-        {
+        if matches!(got, Expected::Denied(DenyReason::NeedsHttp, _)) {
             assert!(set.needs_http(request.port), "needs_http({}) is false under {inputs:#?}", request.port);
+        }
+    }
+}
+
+/// What lint calls covered decides nothing: without the rule every request has the same outcome.
+fn covered_rules_can_go(inputs: &PolicyInputs, requests: &[OwnedRequest]) {
+    let set = PolicySet::compile(inputs);
+    for request in requests {
+        for finding in lint(&inputs.policies, request.now) {
+            if !matches!(finding.kind, FindingKind::Shadowed | FindingKind::Contradictory) {
+                continue;
+            }
+            let mut without = inputs.clone();
+            for policy in without.policies.iter_mut().filter(|policy| policy.name == finding.policy) {
+                Arc::make_mut(policy).rules.retain(|rule| Some(&rule.name) != finding.rule.as_ref());
+            }
+            let outcome = |set: &PolicySet| {
+                let verdict = set.authorize(&request.facts());
+                let is_allowed = matches!(Decision::from(&verdict.outcome), Decision::Allowed(_));
+                // An audit-mode allow that an enforced deny covers is still recorded.
+                let audited = verdict.audited.map(|(action, _)| action);
+                (is_allowed, audited.filter(|_| finding.kind == FindingKind::Shadowed))
+            };
+            let (before, after) = (outcome(&set), outcome(&PolicySet::compile(&without)));
+            assert_eq!(before, after, "{finding} is wrong for {request:?} under {inputs:#?}");
         }
     }
 }
 
 /// Rules differ in identity, or else the names that `describe` gives back could not be told apart.
 fn with_own_names(mut inputs: PolicyInputs) -> PolicyInputs {
-    for policy in &mut inputs.policies {
+    for (number, policy) in inputs.policies.iter_mut().enumerate() {
+        Arc::make_mut(policy).name.name = format!("p{number}").parse().unwrap();
         for (at, rule) in Arc::make_mut(policy).rules.iter_mut().enumerate() {
             rule.name = format!("rule {}", at + 1).into();
         }
@@ -289,6 +322,15 @@ proptest! {
     #[test]
     fn evaluator_explainer_and_reference_agree(inputs in any_inputs(5, 5), requests in vec(any_request(), 1..8)) {
         agree(&with_own_names(inputs), &requests);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_lint_calls_covered_decides_nothing(inputs in any_inputs(4, 6), requests in vec(any_request(), 4..12)) {
+        covered_rules_can_go(&with_own_names(inputs), &requests);
     }
 }
 
