@@ -1,11 +1,7 @@
 //! What certificates cost: issuing, the handshake of two SVIDs, and saving the authority with many records.
 //!
 //! `cargo bench -p mesh-ca --profile quick`. The figures stand in `mesh_ca::authority` and `mesh_ca::tls`.
-#![expect(
-    missing_docs,
-    clippy::unwrap_used,
-    reason = "criterion's macros make functions; a broken bench may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a broken bench may panic")]
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use mesh_ca::authority::{Authority, AuthorityConfig, AuthorityStore, Issued, Order};
