@@ -79,7 +79,9 @@ pub enum AttestError {
         allowed: u32,
     },
     /// The token is unknown, used, or its time is over; these are not told apart.
-    #[error("the join token is not valid (any more); make a new one with: meshctl token create")]
+    #[error(
+        "the join token is not valid (any more); make a new one with: meshctl ca token --service-account NAME"
+    )]
     Token,
     /// Too many wrong tokens.
     #[error("too many wrong join tokens; wait a minute")]
@@ -92,6 +94,9 @@ pub enum AttestError {
         /// Whom the request names.
         asked: InstanceName,
     },
+    /// The certificate was good when the connection was made, and is not any more.
+    #[error("the certificate that {0} connected with has expired or is revoked; it needs other evidence")]
+    Stale(SpiffeId),
     /// The authority could not note that the token is used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -123,14 +128,24 @@ pub(super) fn attest(
         (_, Some(Evidence::JoinToken(v1::JoinToken { token }))) => {
             authority.redeem_join_token(token, claim.key_sha256, now)
         }
-        (Caller::Tls(TlsCaller { peer: Some(peer), .. }), None) => renew(peer, claim.instance),
+        (Caller::Tls(TlsCaller { peer: Some(peer), .. }), None) => {
+            renew(authority, peer, claim.instance, now)
+        }
         (_, None) => Err(AttestError::NoEvidence),
     }?;
     if is_reserved(&attested.id) { Err(AttestError::Reserved) } else { Ok(attested) }
 }
 
-/// An SVID renews itself: same identity, same instance.
-fn renew(peer: &PeerIdentity, instance: &InstanceName) -> Result<Attested, AttestError> {
+/// An SVID renews itself: same identity, same instance. The handshake may have been long ago, so it is judged again.
+fn renew(
+    authority: &Authority,
+    peer: &PeerIdentity,
+    instance: &InstanceName,
+    now: SystemTime,
+) -> Result<Attested, AttestError> {
+    if peer.not_after < now || peer.is_revoked(&authority.revocations()) {
+        return Err(AttestError::Stale(peer.id.clone()));
+    }
     if peer.instance.as_ref() != Some(instance) {
         let certified = peer.instance.as_ref().map_or_else(|| peer.id.to_string(), ToString::to_string);
         return Err(AttestError::OtherInstance { certified, asked: instance.clone() });

@@ -61,7 +61,7 @@ pub enum IssueRefusal {
     #[error("{0} is not of the trust domain of this authority")]
     OtherTrustDomain(SpiffeId),
     /// The identity is revoked.
-    #[error("the identity {0} is revoked; undo it with: meshctl ca revoke --identity {0} --undo")]
+    #[error("the identity {0} is revoked; undo it with: meshctl ca revoke {0} --undo")]
     Revoked(SpiffeId),
     /// Too many in too short a time.
     #[error("{id} asks for certificates too fast; wait {wait:?}")]

@@ -124,7 +124,7 @@ fn response(
 fn unattested(error: &AttestError) -> Status {
     let text = error.to_string();
     match error {
-        AttestError::NoEvidence | AttestError::Token => Status::unauthenticated(text),
+        AttestError::NoEvidence | AttestError::Token | AttestError::Stale(_) => Status::unauthenticated(text),
         AttestError::WrongDoor(_)
         | AttestError::Reserved
         | AttestError::NotOwner { .. }

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::sync::Arc;
 use std::time::SystemTime;
+use zeroize::Zeroize;
 
 /// All but the records of what was issued.
 #[derive(Clone)]
@@ -156,9 +157,11 @@ pub(super) fn make_root(config: &AuthorityConfig, now: SystemTime) -> Result<Sig
 fn read_brought(brought: &BroughtRoot, domain: &TrustDomain, now: SystemTime) -> Result<Signer, String> {
     let certificate = CertificateDer::from_pem_slice(brought.certificate_pem.as_bytes())
         .map_err(|e| format!("no certificate in the PEM file ({e})"))?;
-    let key = PrivateKeyDer::from_pem_slice(brought.key_pem.as_bytes())
+    let mut key = PrivateKeyDer::from_pem_slice(brought.key_pem.as_bytes())
         .map_err(|e| format!("no private key in the PEM file ({e})"))?;
-    let signer = Signer::new(certificate.to_vec(), CaKey::from_der(key.secret_der())?)?;
+    let ca_key = CaKey::from_der(key.secret_der());
+    key.zeroize();
+    let signer = Signer::new(certificate.to_vec(), ca_key?)?;
     signer.check_as_root(domain, now)?;
     Ok(signer)
 }

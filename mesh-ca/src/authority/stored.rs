@@ -156,8 +156,9 @@ pub(super) fn encode(core: &Core, records: &Records) -> Zeroizing<Vec<u8>> {
         issued: records.all().map(encode_record).collect(),
     };
     // Room from the start: growing would leave unwiped copies of the keys behind.
-    let mut plain =
-        Zeroizing::new(Vec::with_capacity(16_384_usize.saturating_add(stored.issued.len() * 512)));
+    let mut plain = Zeroizing::new(Vec::with_capacity(
+        16_384_usize.saturating_add(stored.issued.len().saturating_mul(512)),
+    ));
     #[expect(clippy::expect_used, reason = "strings, numbers and lists always have a JSON form")]
     serde_json::to_writer(&mut *plain, &stored).expect("writing to memory does not fail");
     plain

@@ -1,15 +1,21 @@
 //! The service `Identity` over a real Unix socket: attestation, issuance, refusal.
 
 use crate::world::{Mesh, domain, instance, now};
-use mesh_ca::authority::attest::{Caller, UnixCaller};
+use mesh_ca::authority::Revocable;
+use mesh_ca::authority::attest::{Caller, TlsCaller, UnixCaller};
 use mesh_ca::authority::server::{Accepted, IdentityService};
 use mesh_ca::client::{self, IssueError, UnixIssuer};
-use mesh_proto::wire::v1::identity_server::IdentityServer;
+use mesh_ca::csr::WorkloadKey;
+use mesh_ca::verify::{PeerIdentity, peer_identity};
+use mesh_proto::wire::v1::identity_server::{Identity, IdentityServer};
+use mesh_proto::wire::v1::issue_request::Evidence;
+use mesh_proto::wire::v1::{IssueRequest, JoinToken, UnixPeer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::transport::Server;
 
 /// Serves `Identity` on a socket until the token is cancelled; `own_uid` is whom it takes itself for.
@@ -97,4 +103,79 @@ async fn the_mesh_own_namespace_and_a_missing_control_plane_are_clear_refusals()
         "{refused}"
     );
     assert!(mesh.authority.issued().is_empty());
+}
+
+/// Asks the service as a given caller, without a transport.
+async fn ask(
+    mesh: &Mesh,
+    caller: Caller,
+    evidence: Option<Evidence>,
+    name: &str,
+) -> Result<(), tonic::Status> {
+    let service = IdentityService {
+        authority: mesh.authority.clone(),
+        control_address: "127.0.0.1:1".to_owned(),
+        own_uid: 1000,
+        named_owner: Arc::new(|id| (*id == crate::world::id("owned")).then_some(1001)),
+        clock: now,
+    };
+    let csr_der = WorkloadKey::generate().unwrap().csr_der(&instance(name)).unwrap();
+    let message = IssueRequest { csr_der, evidence, instance: name.to_owned(), lifetime_seconds: 0 };
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(caller);
+    service.issue(request).await.map(|_| ())
+}
+
+fn unix(account: &str) -> Option<Evidence> {
+    let (namespace, service_account) = ("default".to_owned(), account.to_owned());
+    Some(Evidence::UnixPeer(UnixPeer { namespace, service_account }))
+}
+
+fn tls(peer: Option<PeerIdentity>) -> Caller {
+    Caller::Tls(TlsCaller { address: "192.0.2.1:1".parse().unwrap(), peer: peer.map(Arc::new) })
+}
+
+#[tokio::test]
+async fn evidence_counts_only_through_its_own_door() {
+    let mesh = Mesh::new();
+    let peer = |account: &str| peer_identity(mesh.svid(account).chain()).unwrap();
+    let from = |uid: u32| Caller::Unix(UnixCaller { uid, pid: Some(1) });
+    let token = || Some(Evidence::JoinToken(JoinToken { token: "mesh-join-x".to_owned() }));
+    let mut expired = peer("web");
+    expired.not_after = now() - Duration::from_secs(1);
+    let cases = [
+        ("the owner", from(1000), unix("web"), Code::Ok),
+        ("root", from(0), unix("web"), Code::Ok),
+        ("another user", from(1001), unix("web"), Code::PermissionDenied),
+        ("the user a resource names", from(1001), unix("owned"), Code::Ok),
+        ("the owner, of what a resource gives to another", from(1000), unix("owned"), Code::PermissionDenied),
+        ("no evidence on the socket", from(1000), None, Code::Unauthenticated),
+        ("a name that is none", from(1000), unix("no/name"), Code::InvalidArgument),
+        ("Unix credentials over TLS", tls(None), unix("web"), Code::PermissionDenied),
+        (
+            "Unix credentials over TLS, with a certificate",
+            tls(Some(peer("web"))),
+            unix("web"),
+            Code::PermissionDenied,
+        ),
+        ("nothing over TLS", tls(None), None, Code::Unauthenticated),
+        ("a wrong token", tls(None), token(), Code::Unauthenticated),
+        ("a wrong token beside a certificate", tls(Some(peer("web"))), token(), Code::Unauthenticated),
+        ("a certificate", tls(Some(peer("web"))), None, Code::Ok),
+        ("another instance's certificate", tls(Some(peer("other"))), None, Code::PermissionDenied),
+        ("a certificate that has expired since", tls(Some(expired)), None, Code::Unauthenticated),
+    ];
+    for (what, caller, evidence, expected) in cases {
+        let code =
+            ask(&mesh, caller, evidence, "web").await.map_or_else(|status| status.code(), |()| Code::Ok);
+        assert_eq!(code, expected, "{what}");
+    }
+    let revoked = peer("web");
+    mesh.authority.revoke(&Revocable::Serial(revoked.serials[0].clone()), "stolen", now()).unwrap();
+    let refused = ask(&mesh, tls(Some(revoked)), None, "web").await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        Code::Unauthenticated,
+        "a stolen key cannot renew itself over an old connection"
+    );
 }

@@ -77,9 +77,7 @@ impl Authority {
         let mut inner = self.lock();
         let mut core = inner.core.clone();
         if core.revoked.has_identity(id) {
-            return refuse(format!(
-                "{id} is revoked; undo it with: meshctl ca revoke --identity {id} --undo"
-            ));
+            return refuse(format!("{id} is revoked; undo it with: meshctl ca revoke {id} --undo"));
         }
         core.prune_tokens(now);
         if core.tokens.len() >= TOKENS_MAX {
