@@ -47,8 +47,9 @@ fn main() -> anyhow::Result<()> {
 async fn hammer(store: &dyn Store, out: &Mutex<std::io::Stdout>, worker: u64) {
     let key = format!("accesspolicy/hammer/w-{worker}");
     let Ok(key) = key.parse() else { return };
-    let first =
-        store.read().resource(&key).and_then(|r| r.yaml.strip_prefix("n: ")?.trim().parse::<u64>().ok());
+    // The first line is the number, the rest is padding.
+    let number = |yaml: &str| yaml.lines().next()?.strip_prefix("n: ")?.parse::<u64>().ok();
+    let first = store.read().resource(&key).and_then(|resource| number(&resource.yaml));
     for number in first.unwrap_or(0).saturating_add(1).. {
         // Every eighth document is long, so that sled moves to new segments often.
         let padding = if number % 8 == 0 { 20_000 } else { 0 };

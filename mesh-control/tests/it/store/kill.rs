@@ -88,13 +88,13 @@ fn a_killed_store_has_everything_it_acknowledged() {
             let key = super::key(&format!("accesspolicy/hammer/w-{worker}"));
             let found = document_number(&view.resource(&key).unwrap().yaml);
             assert!(
-                found == *n || found == n + 1,
+                (*n..=n + 2).contains(&found),
                 "kill {kill}: worker {worker} was told of {n}, {found} is there"
             );
         }
         let meta = view.meta("hammer").map_or(0, |v| String::from_utf8(v).unwrap().parse().unwrap());
         assert!(
-            meta == told.meta || meta == told.meta + 1,
+            (told.meta..=told.meta + 2).contains(&meta),
             "kill {kill}: told of {}, {meta} is there",
             told.meta
         );
