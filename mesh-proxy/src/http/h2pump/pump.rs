@@ -180,20 +180,27 @@ async fn begin_and_run(
     {
         return Err(fail(Refusal::BodyTooLarge, Retry::Never));
     }
-    // Waits while the origin's limit of concurrent streams is used up, but no longer than the caller does.
-    let ready = poll_fn(|cx| match caller.respond.poll_reset(cx) {
+    if poll_fn(|cx| Poll::Ready(caller.respond.poll_reset(cx).is_ready())).await {
+        return Err(fail(Refusal::CallerGone, Retry::Never));
+    }
+    // Asked once: the end of the body may arrive while the stream waits to be opened.
+    let bodiless = caller.is_complete();
+    let sent = upstream.send_request(request, bodiless);
+    let (response, mut up) = sent.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe))?;
+    // Waits while the origin's limit of concurrent streams is used up, but no longer than the caller does. Until then
+    // nothing of the stream was sent, so that an end is harmless.
+    let opened = poll_fn(|cx| match caller.respond.poll_reset(cx) {
         Poll::Ready(_) => Poll::Ready(Err(fail(Refusal::CallerGone, Retry::Never))),
         Poll::Pending => {
             upstream.poll_ready(cx).map(|ready| ready.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe)))
         }
     });
-    match tokio::time::timeout(limits.exchange_timeout, ready).await {
-        Ok(ready) => ready?,
-        Err(_) => return Err(fail(Refusal::UpstreamTimeout, Retry::Safe)),
+    let opened = tokio::time::timeout(limits.progress_timeout, opened).await;
+    if let Err(failure) = opened.unwrap_or(Err(fail(Refusal::UpstreamTimeout, Retry::Safe))) {
+        up.send_reset(h2::Reason::CANCEL);
+        return Err(failure);
     }
-    let sent = upstream.send_request(request, caller.is_complete());
-    let (response, up) = sent.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe))?;
-    let rising = if caller.is_complete() { Flow::complete() } else { Flow::default() };
+    let rising = if bodiless { Flow::complete() } else { Flow::default() };
     let mut pump = Pump {
         caller,
         up,

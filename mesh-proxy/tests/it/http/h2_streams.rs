@@ -42,7 +42,9 @@ async fn world(limits: Limits, origins: usize) -> World {
 }
 
 async fn serve_origin(io: DuplexStream, accepted: mpsc::UnboundedSender<Accepted>) {
-    let mut connection = h2::server::handshake(io).await.unwrap();
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(2);
+    let mut connection = builder.handshake(io).await.unwrap();
     while let Some(Ok(stream)) = connection.accept().await {
         let _ = accepted.send(stream);
     }
@@ -406,4 +408,19 @@ async fn a_grpc_caller_gets_refusals_as_a_status() {
     );
     assert_eq!(response.headers()["x-mesh-reason"], "bad_request");
     assert!(response.into_body().is_end_stream());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_an_origin_has_no_room_for_goes_elsewhere_in_time() {
+    let mut world = world(Limits::default(), 2).await;
+    let mut held = Vec::new();
+    for path in ["/one", "/two"] {
+        let (response, _) = world.caller.send_request(post(path), true).unwrap();
+        held.push((response, world.origin.recv().await.unwrap()));
+    }
+    let (third, _) = world.caller.send_request(post("/three"), true).unwrap();
+    let (seen, mut respond) = world.origin.recv().await.unwrap();
+    assert_eq!(seen.uri().path(), "/three");
+    respond.send_response(Response::new(()), true).unwrap();
+    assert_eq!(third.await.unwrap().status(), StatusCode::OK);
 }
