@@ -3,7 +3,7 @@
 //! The proxy compiles each snapshot's policies once, the control plane those it explains or compares. Compiling cannot
 //! fail: what is wrong with a policy was refused when it was parsed, or is reported by `lint`. Nothing here decides.
 //!
-//! Every operation of every rule becomes one [`Entry`], and entries are numbered in the order of evaluation, so that "the
+//! Every operation of every rule becomes one `Entry`, and entries are numbered in the order of evaluation, so that "the
 //! first rule that matches" is "the lowest number that matches", wherever an index finds it.
 
 use super::evaluate::RuleRef;

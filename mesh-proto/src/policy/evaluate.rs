@@ -1,7 +1,7 @@
 //! Decides requests.
 //!
 //! The proxy calls [`PolicySet::authorize`] for each request, the control plane through `explain` and `diff`: all are the one
-//! walk here ([`PolicySet::walk`]), which a [`Watch`] follows. In this order: quarantine, segment isolation, deny rules (of
+//! walk here (`PolicySet::walk`), which a `Watch` follows. In this order: quarantine, segment isolation, deny rules (of
 //! guard-rails first), the allow rules of each guard-rail that has some, allow rules, the default. Policies in audit mode
 //! run through the same stages beside it and never change the outcome.
 //!
