@@ -88,7 +88,7 @@ pub fn parse(document: &SourceDocument) -> Result<Resource, Vec<Problem>> {
 }
 
 fn read(reader: &mut Reader, root: At<'_>) -> Option<Resource> {
-    let line = root.line();
+    let node = root.node;
     let fields = reader.fields(root, &["apiVersion", "kind", "metadata", "spec"])?;
     if let Some(at) = fields.required(reader, "apiVersion", "write apiVersion: meshctl.io/v1alpha1") {
         reader.word(&at, &[(API_VERSION, ())]);
@@ -101,7 +101,7 @@ fn read(reader: &mut Reader, root: At<'_>) -> Option<Resource> {
     let name = metadata.as_ref().and_then(|at| at.node.peek("name"));
     let name = name.map(|node| At { node, path: "metadata.name".to_owned() });
     let kind = kind?;
-    let meta = metadata.and_then(|at| meta::read(reader, at, line, (kind, reach)));
+    let meta = metadata.and_then(|at| meta::read(reader, at, node, (kind, reach)));
     // With a placeholder the spec is still read, so that its problems are reported together with those of the name.
     let complete = meta.is_some();
     let meta = meta.or_else(|| meta::placeholder(kind, reach))?;

@@ -33,7 +33,7 @@ impl MeshConfig {
             namespace: None,
             name: singleton_name(),
             labels: Labels::new(),
-            origin: Origin { file: "".into(), line: 0 },
+            origin: Origin::new("", 0),
         };
         Self {
             meta,

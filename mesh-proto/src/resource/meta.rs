@@ -3,6 +3,7 @@
 use super::key::{Home, Kind};
 use super::problem::{Code, Problem};
 use super::reader::{At, Reader};
+use super::tree::{Entry, Node};
 use super::yaml::{Map, Yaml};
 use crate::name::{Namespace, ObjectName};
 use std::collections::BTreeMap;
@@ -38,6 +39,40 @@ pub struct Origin {
     pub file: Arc<str>,
     /// The object's first line there, from 1; 0 when unknown.
     pub line: u32,
+    /// Lines of the fields of `spec` and of their entries, for problems that are found after reading.
+    fields: Arc<[(String, u32)]>,
+}
+
+impl Origin {
+    /// A place in a file.
+    pub fn new(file: &str, line: u32) -> Self {
+        Self { file: file.into(), line, fields: [].into() }
+    }
+
+    /// The same place, with the lines of what is in the document.
+    pub(super) fn with_fields_of(self, root: &Node) -> Self {
+        let mut fields = Vec::new();
+        for Entry { key, node, .. } in root.peek("spec").map(Node::entries).unwrap_or_default() {
+            let path = format!("spec.{key}");
+            for (index, entry) in node.list().iter().enumerate() {
+                fields.push((format!("{path}[{index}]"), entry.line));
+            }
+            for below in node.entries() {
+                fields.push((format!("{path}.{}", below.key), below.node.line));
+            }
+            fields.push((path, node.line));
+        }
+        Self { fields: fields.into(), ..self }
+    }
+
+    /// The line of a field: its own, or that of what holds it.
+    pub(super) fn line_of(&self, field: &str) -> u32 {
+        let holds = |path: &str| {
+            field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        let holders = self.fields.iter().filter(|(path, _)| holds(path));
+        holders.max_by_key(|(path, _)| path.len()).map_or(self.line, |(_, line)| *line)
+    }
 }
 
 impl PartialEq for Origin {
@@ -55,8 +90,13 @@ pub(super) enum Reach {
     Mesh,
 }
 
-/// Reads `metadata`; `line` is the object's first.
-pub(super) fn read(reader: &mut Reader, at: At<'_>, line: u32, (kind, reach): (Kind, Reach)) -> Option<Meta> {
+/// Reads `metadata` of the document `root`.
+pub(super) fn read(
+    reader: &mut Reader,
+    at: At<'_>,
+    root: &Node,
+    (kind, reach): (Kind, Reach),
+) -> Option<Meta> {
     let fields = reader.fields(at, &["name", "namespace", "labels"])?;
     let name = fields.required(reader, "name", "every object has a name").and_then(|at| reader.parse(&at));
     let labels = match fields.optional("labels") {
@@ -80,7 +120,7 @@ pub(super) fn read(reader: &mut Reader, at: At<'_>, line: u32, (kind, reach): (K
         (Home::Namespace | Home::Either, Some(at), _) => reader.parse(&at).map(Some),
         (Home::Namespace | Home::Either, None, _) => Some(Some(Namespace::default_local())),
     };
-    let origin = Origin { file: reader.file(), line };
+    let origin = Origin::new(&reader.file(), root.line).with_fields_of(root);
     Some(Meta { namespace: namespace?, name: name?, labels: labels?, origin })
 }
 
@@ -91,7 +131,7 @@ pub(super) fn placeholder(kind: Kind, reach: Reach) -> Option<Meta> {
         namespace: (!is_mesh_wide).then(Namespace::default_local),
         name: "mesh".parse().ok()?,
         labels: Labels::new(),
-        origin: Origin { file: "".into(), line: 0 },
+        origin: Origin::new("", 0),
     })
 }
 

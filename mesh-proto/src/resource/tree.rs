@@ -45,9 +45,22 @@ pub(super) struct Entry {
 impl Node {
     /// The value of a key, when this is a map that has it.
     pub(super) fn peek(&self, key: &str) -> Option<&Self> {
+        self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.node)
+    }
+
+    /// The fields, when this is a map.
+    pub(super) fn entries(&self) -> &[Entry] {
         match &self.value {
-            Value::Map(entries) => entries.iter().find(|entry| entry.key == key).map(|entry| &entry.node),
-            Value::Null | Value::Scalar(_) | Value::List(_) => None,
+            Value::Map(entries) => entries,
+            Value::Null | Value::Scalar(_) | Value::List(_) => &[],
+        }
+    }
+
+    /// The entries, when this is a list.
+    pub(super) fn list(&self) -> &[Self] {
+        match &self.value {
+            Value::List(nodes) => nodes,
+            Value::Null | Value::Scalar(_) | Value::Map(_) => &[],
         }
     }
 

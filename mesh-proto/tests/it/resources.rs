@@ -5,7 +5,6 @@ mod bad;
 mod examples;
 mod fleet;
 mod golden;
-#[cfg(feature = "wire")]
 mod meaning;
 mod related;
 mod round_trip;

@@ -40,7 +40,16 @@ pub(super) fn check(
         }
     }
     let mut problems = check.problems;
-    problems.extend(lint::findings(catalog, &changed, fleet, now));
+    // A rule that names what does not exist matches nobody; saying that too would only be noise.
+    let is_explained = |finding: &Problem| {
+        let explains = |error: &Problem| {
+            error.code == Code::UnknownReference && error.line == finding.line && error.file == finding.file
+        };
+        finding.code == Code::NoEffect && problems.iter().any(explains)
+    };
+    let findings = lint::findings(catalog, &changed, fleet, now);
+    let findings: Vec<Problem> = findings.into_iter().filter(|finding| !is_explained(finding)).collect();
+    problems.extend(findings);
     problems.sort_by(|a, b| (a.severity, &a.file, a.line).cmp(&(b.severity, &b.file, b.line)));
     problems.dedup();
     problems
@@ -62,7 +71,8 @@ struct Place<'a> {
 
 impl<'a> Place<'a> {
     fn of(meta: &'a Meta, field: impl Into<String>) -> Self {
-        Self { meta, line: meta.origin.line, field: field.into() }
+        let field = field.into();
+        Self { meta, line: meta.origin.line_of(&field), field }
     }
 }
 
@@ -94,7 +104,7 @@ impl Check<'_> {
                 }
                 None => format!("apply the {kind} first, or with it"),
             };
-            let line = reference.line.unwrap_or(meta.origin.line);
+            let line = reference.line.unwrap_or_else(|| meta.origin.line_of(&reference.field));
             let place = Place { meta, line, field: reference.field };
             self.report(
                 Severity::Error,
@@ -112,7 +122,12 @@ impl Check<'_> {
             Resource::RoleBinding(binding) => self.role_binding(binding),
             Resource::Segment(segment) => self.segment(segment),
             Resource::RateLimit(limit) => self.rate_limit(limit),
-            Resource::Role(_) | Resource::Service(_) | Resource::Workload(_) => {}
+            Resource::Role(role) => {
+                if let Grants::Operations(operations) = &role.grants {
+                    self.impossible(&role.meta, "spec.operations", operations);
+                }
+            }
+            Resource::Service(_) | Resource::Workload(_) => {}
         }
     }
 
@@ -277,6 +292,7 @@ impl Check<'_> {
 
     fn rate_limit(&mut self, limit: &RateLimit) {
         self.target(&limit.meta, &limit.target);
+        self.impossible(&limit.meta, "spec.to", &limit.limit.to);
         let Some(service) = self.service_of(&limit.target) else { return };
         for (at, operation) in limit.limit.to.iter().enumerate() {
             self.operation(operation, &service, || Place::of(&limit.meta, format!("spec.to[{at}]")));
@@ -295,6 +311,16 @@ impl Check<'_> {
             );
             let place = Place::of(&limit.meta, format!("spec.{field}"));
             self.report(Severity::Error, Code::NotEnforceable, place, message);
+        }
+    }
+
+    /// Operations whose conditions exclude each other.
+    fn impossible(&mut self, meta: &Meta, list: &str, operations: &[Operation]) {
+        for (at, operation) in operations.iter().enumerate() {
+            if let Some(why) = lint::impossible(meta, operation) {
+                let place = Place::of(meta, format!("{list}[{at}]"));
+                self.report(Severity::Error, Code::NotEnforceable, place, why);
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use super::super::access_policy::AccessPolicy;
 use super::super::key::{Kind, ResourceKey};
+use super::super::meta::Meta;
 use super::super::problem::{Code, Problem, Severity};
 use super::super::selector::Selector;
 use super::resolve::Resolved;
 use super::{Catalog, Target};
 use crate::identity::TrustDomain;
 use crate::policy::lint::{Finding, FindingKind, lint};
-use crate::policy::model::{Policy, PolicyName};
+use crate::policy::model::{Action, Mode, Operation, Policy, PolicyName, Rule, Scope, Source};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -89,17 +90,17 @@ fn holds_wherever(wide: &Selector, narrow: &Selector) -> bool {
 /// A finding about an object, with the place of its rule.
 fn problem(catalog: &Catalog, finding: Finding) -> Problem {
     let Finding { kind, policy, rule, file, line, because_of: _, message } = finding;
-    let (severity, code) = match kind {
-        // What can match nothing whatever happens is a mistake; the rest may be meant.
-        FindingKind::Impossible => (Severity::Error, Code::NotEnforceable),
+    let severity = if kind.is_error() { Severity::Error } else { Severity::Warning };
+    let code = match kind {
+        FindingKind::Impossible => Code::NotEnforceable,
         FindingKind::Expired | FindingKind::NoSource | FindingKind::EmptyGroup | FindingKind::NoRules => {
-            (Severity::Warning, Code::NoEffect)
+            Code::NoEffect
         }
-        FindingKind::DeniesNonHttp => (Severity::Warning, Code::Conflict),
-        FindingKind::Unfinished => (Severity::Warning, Code::TooLarge),
-        FindingKind::Shadowed => (Severity::Warning, Code::ShadowedRule),
-        FindingKind::Contradictory => (Severity::Warning, Code::Contradiction),
-        FindingKind::OpenDoor => (Severity::Warning, Code::OpenDoor),
+        FindingKind::DeniesNonHttp => Code::Conflict,
+        FindingKind::Unfinished => Code::TooLarge,
+        FindingKind::Shadowed => Code::ShadowedRule,
+        FindingKind::Contradictory => Code::Contradiction,
+        FindingKind::OpenDoor => Code::OpenDoor,
     };
     let object = catalog.access_policies().find(|object| policy_name(object) == policy);
     let index = object.and_then(|object| {
@@ -112,6 +113,26 @@ fn problem(catalog: &Catalog, finding: Finding) -> Problem {
         (line, _) => line,
     };
     Problem { severity, code, file, line, field, value: None, message }
+}
+
+/// Why an operation of a role or a limit can never match; `None` when it can.
+pub(super) fn impossible(meta: &Meta, operation: &Operation) -> Option<String> {
+    let name = PolicyName { namespace: meta.namespace.clone(), name: meta.name.clone() };
+    let rule = Rule {
+        name: "".into(),
+        line: 0,
+        action: Action::Allow,
+        from: vec![Source::AnyMeshed],
+        except: Vec::new(),
+        to: vec![operation.clone()],
+        valid_until: None,
+    };
+    let policy =
+        Policy { name, scope: Scope::Ordinary, mode: Mode::Enforce, rules: vec![rule], file: "".into() };
+    let findings = lint(&[Arc::new(policy)], 0);
+    let found = findings.into_iter().find(|finding| finding.kind == FindingKind::Impossible)?;
+    // The only operation needs no number.
+    Some(found.message.trim_start_matches("to[0] ").to_owned())
 }
 
 pub(super) fn policy_name(policy: &AccessPolicy) -> PolicyName {

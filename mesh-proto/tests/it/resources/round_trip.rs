@@ -28,7 +28,7 @@ fn labels(at_least: usize) -> impl Strategy<Value = Labels> {
 }
 
 fn meta(namespace: Option<Namespace>) -> impl Strategy<Value = Meta> {
-    let origin = Origin { file: "made".into(), line: 1 };
+    let origin = Origin::new("made", 1);
     (name(), labels(0)).prop_map(move |(name, labels)| Meta {
         namespace: namespace.clone(),
         name,
