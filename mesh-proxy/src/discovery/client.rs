@@ -162,8 +162,8 @@ impl Client {
                     // Of a newer release: nothing to do with it.
                     Ok(Some(v1::ControlMessage { kind: None })) => continue,
                 },
-                wanted = self.wanted.recv() => {
-                    let Some(service) = wanted else { return Ended::Closed };
+                // No sender is left when the data threads have drained; the stream goes on until its end is asked for.
+                Some(service) = self.wanted.recv() => {
                     if !self.subscriptions.insert(service) {
                         continue;
                     }
