@@ -178,7 +178,11 @@ impl Grid {
     pub(crate) fn render(&self, width: Option<u16>) -> String {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
-        table.enforce_styling();
+        if wants_color() {
+            table.enforce_styling();
+        } else {
+            table.force_no_tty();
+        }
         match width {
             Some(width) => {
                 table.set_content_arrangement(ContentArrangement::Dynamic);
@@ -206,7 +210,7 @@ impl Grid {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        // The padding of the last column would be spaces at the end of each line.
+        // Without colour, the padding of the last column would be spaces at the end of each line.
         table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
     }
 
@@ -214,6 +218,11 @@ impl Grid {
     pub(crate) fn to_text(&self) -> String {
         self.render(terminal_width())
     }
+}
+
+/// Whether text on standard output is coloured.
+fn wants_color() -> bool {
+    anstream::AutoStream::choice(&std::io::stdout()) != anstream::ColorChoice::Never
 }
 
 /// Columns of the terminal on standard output; `None` when it is none.

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   meshctl apply -f policy.yaml --wait           # returns when every affected sidecar enforces it
   meshctl apply -f deploy/examples/shop         # all .yaml, .yml and .json files of a directory
-  meshctl apply -f policy.yaml --dry-run        # checks everything, changes nothing, shows the differences
+  meshctl apply -f policy.yaml --dry-run        # checks, and shows the differences
   kustomize build . | meshctl apply -f -        # from standard input
 
 All documents are applied, or none.";

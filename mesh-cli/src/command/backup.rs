@@ -13,7 +13,8 @@ Examples:
   meshctl backup mesh-2026-11-24.backup
   meshctl restore mesh-2026-11-24.backup --state-dir DIR
 
-The file is sealed with the state directory's seal.key: keep that key elsewhere, nothing opens the backup without it.";
+The file is sealed with the state directory's seal.key. Keep that key elsewhere: nothing else opens
+the backup.";
 
 /// What `backup` is told.
 #[derive(Args, Debug)]

@@ -16,7 +16,7 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   meshctl ca status
-  meshctl ca rotate                    # replaces the root, step by step, gated on every connected sidecar
+  meshctl ca rotate                    # replaces the root, gated on every sidecar
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web --reason stolen
   meshctl ca token --service-account reports";
 

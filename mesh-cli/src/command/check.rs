@@ -17,7 +17,7 @@ const EXAMPLES: &str = "\
 Examples:
   meshctl check                     # exit code 3 when anything is wrong
   meshctl check -o json
-  meshctl check --repair-store      # salvages what still verifies of a damaged store; the damaged one is kept";
+  meshctl check --repair-store      # salvages a damaged store, and keeps the damaged one";
 
 /// What `check` is told.
 #[derive(Args, Debug)]

@@ -33,7 +33,7 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 const EXAMPLES: &str = "\
 Examples:
-  meshctl demo                        # about half a minute; exit code 3 when anything was not as it must be
+  meshctl demo                        # half a minute; exit code 3 when anything was not as it must
   meshctl demo --keep                 # leaves the shop running until Ctrl-C, to look around in
   meshctl demo | tee demo.txt         # plain lines
 

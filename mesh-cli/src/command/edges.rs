@@ -183,12 +183,15 @@ pub(crate) fn table(edges: &[EdgeOut], width: Option<u16>) -> String {
         "P99",
         "LAST REFUSAL",
     ]);
-    for edge in edges {
+    for edge in edges.iter().filter(|edge| !is_told_by_callee(edge, edges)) {
         let is_outbound = edge.direction == "outbound";
         let from = if is_outbound { format!("{} ↑", short(&edge.source)) } else { short(&edge.source) };
         grid.row([
             (Tone::Plain, from),
-            (Tone::Plain, format!("{}:{}", target(edge), edge.port)),
+            (
+                Tone::Plain,
+                if edge.port == 0 { target(edge) } else { format!("{}:{}", target(edge), edge.port) },
+            ),
             (Tone::Plain, edge.protocol.clone()),
             tls(edge),
             count(edge.allowed, Tone::Good),
@@ -201,10 +204,19 @@ pub(crate) fn table(edges: &[EdgeOut], width: Option<u16>) -> String {
         ]);
     }
     let mut text = grid.render(width);
-    if edges.iter().any(|edge| edge.direction == "outbound") {
+    if edges.iter().any(|edge| edge.direction == "outbound" && !is_told_by_callee(edge, edges)) {
         text.push_str(&output::paint(Tone::Dim, "↑ as seen by the caller's sidecar\n"));
     }
     text
+}
+
+/// Whether the callee's sidecar tells of the same calls: it knows the caller's proven identity and what was decided, so that
+/// its word is shown. JSON and YAML have both.
+fn is_told_by_callee(edge: &EdgeOut, all: &[EdgeOut]) -> bool {
+    edge.direction == "outbound"
+        && all.iter().any(|other| {
+            other.direction == "inbound" && other.source == edge.source && other.service == edge.service
+        })
 }
 
 /// The last part of an identity with its namespace unless that is `default`: `web`, `shop/web`.

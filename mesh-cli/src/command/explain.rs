@@ -9,7 +9,7 @@ use serde::Serialize;
 
 const EXAMPLES: &str = "\
 Examples:
-  meshctl explain 7f3k9q2m8v1c0000            # a decision: the id is in x-mesh-decision and in the access log
+  meshctl explain 7f3k9q2m8v1c0000            # a decision, by the id in x-mesh-decision
   meshctl explain web payments                # may web call payments at all?
   meshctl explain web payments POST /charge   # this request?
   meshctl explain shop/web shop/catalog POST /shop.v1.Catalog/List --protocol grpc

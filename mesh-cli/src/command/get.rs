@@ -11,7 +11,7 @@ use serde::Serialize;
 const EXAMPLES: &str = "\
 Examples:
   meshctl get                                  # everything, with its status
-  meshctl get policies                         # short and plural forms are understood: ap, rl, svc, …
+  meshctl get policies                         # short and plural forms too: ap, rl, svc, …
   meshctl get accesspolicy/shop/payments -o yaml
   meshctl get ratelimits -n shop
   meshctl get --revision 12 -o yaml            # as it was";

@@ -12,6 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   meshctl identity                                        # every certificate that has not expired
   meshctl identity web
+  meshctl identity --all                                  # also what was replaced
   meshctl identity spiffe://mesh.local/ns/default/sa/web -o json";
 
 /// What `identity` is told.
@@ -20,6 +21,9 @@ Examples:
 pub(crate) struct IdentityArgs {
     /// An instance, a workload or a SPIFFE ID; all when left out
     name: Option<String>,
+    /// Also certificates that were replaced and have not expired
+    #[arg(short, long)]
+    all: bool,
 }
 
 #[derive(Serialize)]
@@ -39,6 +43,8 @@ struct IdentityOut {
     not_after: String,
     #[serde(skip)]
     expires_ms: u64,
+    /// Whether it is its instance's newest.
+    current: bool,
     revoked: bool,
 }
 
@@ -51,8 +57,15 @@ pub(crate) async fn run(args: IdentityArgs, session: &Session) -> Result<Exit, F
     let name = args.name.unwrap_or_default();
     let response =
         client.answer(client.api().identities(v1::IdentitiesRequest { name: name.clone() }).await)?;
-    let identities =
-        Identities { identities: response.identities.into_iter().map(IdentityOut::from).collect() };
+    let mut infos = response.identities;
+    infos.sort_by(|a, b| {
+        (&a.spiffe_id, &a.instance, b.issued_ms).cmp(&(&b.spiffe_id, &b.instance, a.issued_ms))
+    });
+    let mut identities = Identities { identities: infos.into_iter().map(IdentityOut::from).collect() };
+    mark_current(&mut identities.identities);
+    if !args.all {
+        identities.identities.retain(|identity| identity.current);
+    }
     if identities.identities.is_empty() && !name.is_empty() {
         return Err(Failure::failed(format!("no unexpired certificate was issued to {name:?}"))
             .next("meshctl identity   # all of them"));
@@ -84,8 +97,19 @@ impl From<v1::IdentityInfo> for IdentityOut {
             not_before: output::time(not_before_ms),
             not_after: output::time(not_after_ms),
             expires_ms: not_after_ms,
+            current: false,
             revoked,
         }
+    }
+}
+
+/// Marks the first of each instance; they are sorted with the newest first.
+fn mark_current(identities: &mut [IdentityOut]) {
+    let mut before: Option<(String, String)> = None;
+    for identity in identities {
+        let whose = (identity.spiffe_id.clone(), identity.instance.clone());
+        identity.current = before.as_ref() != Some(&whose);
+        before = Some(whose);
     }
 }
 

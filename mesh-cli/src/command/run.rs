@@ -30,9 +30,9 @@ Examples:
   # A client; the port is chosen, and the program finds it in MESHCTL_TO_WEB:
   meshctl run --name client --to web=0 -- sh -c 'curl -s http://$MESHCTL_TO_WEB/'
 
-The program is started when the sidecar has its certificate and knows the mesh's policy. SIGTERM, SIGINT, SIGHUP,
-SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it; its exit code becomes this command's. When the sidecar fails, the
-program is ended.";
+The program is started when the sidecar has its certificate and knows the mesh's policy. SIGTERM,
+SIGINT, SIGHUP, SIGQUIT, SIGUSR1 and SIGUSR2 are passed on to it; its exit code becomes this
+command's. When the sidecar fails, the program is ended.";
 
 /// What `run` is told.
 #[derive(Args, Debug)]

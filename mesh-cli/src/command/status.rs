@@ -14,7 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   meshctl status
   meshctl status -o json
-  meshctl status >/dev/null || alert    # exit code 3 when anything is degraded, 4 when no control plane answers";
+  meshctl status >/dev/null || alert    # 3: degraded, 4: no control plane answers";
 
 /// An update that a sidecar has not acknowledged for this long is worth a person's look: enforcement takes below a second.
 const LAG_MS_MAX: u64 = 5_000;
@@ -52,6 +52,8 @@ struct ProxyOut {
     #[serde(skip)]
     expires_ms: u64,
     version: String,
+    connected: String,
+    #[serde(skip)]
     connected_ms: u64,
 }
 
@@ -143,6 +145,7 @@ impl From<v1::ProxyStatus> for ProxyOut {
             certificate_expires: output::time(svid_expires_ms),
             expires_ms: svid_expires_ms,
             version,
+            connected: output::time(connected_ms),
             connected_ms,
         }
     }
@@ -195,7 +198,7 @@ fn table(status: &StatusOut) -> String {
             (Tone::Plain, proxy.revision.to_string()),
             (Tone::Plain, lag),
             (Tone::Plain, when(proxy.expires_ms, now)),
-            (Tone::Dim, duration::show(Duration::from_millis(proxy.connected_ms))),
+            (Tone::Dim, duration::show(Duration::from_millis(now.saturating_sub(proxy.connected_ms)))),
         ]);
     }
     text.push_str(&grid.to_text());

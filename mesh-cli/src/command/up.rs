@@ -117,8 +117,8 @@ fn failed(error: &mesh_control::ControlError, session: &Session) -> Failure {
 
 fn to_config(args: &UpArgs, session: &Session) -> Result<mesh_control::Config, Failure> {
     for (flag, lifetime, least) in [
-        ("--svid-lifetime", args.svid_lifetime, Duration::from_secs(10)),
-        ("--intermediate-lifetime", args.intermediate_lifetime, Duration::from_secs(30)),
+        ("--svid-lifetime", args.svid_lifetime, Duration::from_secs(3)),
+        ("--intermediate-lifetime", args.intermediate_lifetime, Duration::from_secs(10)),
         ("--root-lifetime", args.root_lifetime, Duration::from_secs(60)),
     ] {
         if lifetime < least {

@@ -14,8 +14,8 @@ const EXAMPLES: &str = "\
 Examples:
   meshctl identity web                                       # which serials are there
   meshctl ca revoke 3f9a0c77… --reason 'laptop lost'         # one certificate
-  meshctl ca revoke spiffe://mesh.local/ns/default/sa/web    # a whole identity: it gets no certificate any more
-  meshctl ca revoke --intermediate --reason 'key exposed'    # the issuing certificate in use; all get new ones
+  meshctl ca revoke spiffe://mesh.local/ns/default/sa/web    # a whole identity
+  meshctl ca revoke --intermediate --reason 'key exposed'    # the issuing one; all are renewed
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web --undo";
 
 /// What `ca revoke` is told.

@@ -19,9 +19,10 @@ Examples:
   meshctl ca rotate --pause            # stays at the present step
   meshctl ca rotate --resume
   meshctl ca rotate --abort            # back to the old root, while that is still possible
-  meshctl ca rotate --intermediate     # only a new issuing certificate, and every workload's certificate anew
+  meshctl ca rotate --intermediate     # only the issuing certificate, and all workloads'
 
-Steps: prepare, trust (every sidecar acknowledges both roots), sign (new certificates for all), retire (the old root goes).";
+Steps: prepare, trust (every sidecar acknowledges both roots), sign (new certificates for all),
+retire (the old root goes).";
 
 /// What `ca rotate` is told.
 #[derive(Args, Debug)]

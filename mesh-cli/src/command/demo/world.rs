@@ -158,15 +158,6 @@ impl World {
         None
     }
 
-    /// Ends one workload.
-    pub(crate) async fn end_workload(&mut self, role: Role) {
-        let name = role_name(role);
-        if let Some(index) = self.processes.iter().position(|process| process.name == name) {
-            let mut process = self.processes.swap_remove(index);
-            end(&mut process.child).await;
-        }
-    }
-
     /// Ends everything, the control plane last.
     pub(crate) async fn end(&mut self) {
         let (control, workloads): (Vec<_>, Vec<_>) =
