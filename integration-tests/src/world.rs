@@ -142,7 +142,7 @@ impl World {
             let status = self.json(&["status"]);
             let listed = status["proxies"].as_array().into_iter().flatten();
             listed
-                .filter(|proxy| proxy["workload"] == name && proxy["state"] == "in-sync")
+                .filter(|proxy| proxy["workload"] == format!("default/{name}") && proxy["state"] == "in-sync")
                 .count()
                 .checked_sub(1)
         });

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
@@ -23,6 +24,9 @@ pub(crate) struct ExecArgs {
     /// The process that must still be the parent.
     #[arg(long)]
     parent: i32,
+    /// The network namespace that the program shall run in.
+    #[arg(long)]
+    network: Option<PathBuf>,
     /// The program and its arguments.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     command: Vec<OsString>,
@@ -41,6 +45,13 @@ pub(crate) fn exec_with_parent(args: &ExecArgs) -> Failure {
     if rustix::process::getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(args.parent) {
         return Failure::new(Kind::Sidecar, "the sidecar ended before its program was started");
     }
+    if let Some(network) = &args.network
+        && let Err(error) = enter(network)
+    {
+        let network = network.display();
+        return Failure::new(Kind::Sidecar, format!("cannot enter the network namespace {network}: {error}"))
+            .next("ip netns list   # is it there?");
+    }
     let Some((program, rest)) = args.command.split_first() else {
         return Failure::usage("no program given");
     };
@@ -58,21 +69,38 @@ pub(crate) fn exec_with_parent(args: &ExecArgs) -> Failure {
     }
 }
 
-/// A command that runs `program` tied to this process's life. Spawn it on the main thread.
+/// Moves this thread, and what it becomes, into a network namespace.
+#[cfg(target_os = "linux")]
+fn enter(network: &Path) -> io::Result<()> {
+    use std::os::fd::AsFd as _;
+    let file = std::fs::File::open(network)?;
+    rustix::thread::move_into_link_name_space(
+        file.as_fd(),
+        Some(rustix::thread::LinkNameSpaceType::Network),
+    )?;
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn enter(_: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// A command that runs `program` tied to this process's life, in a network namespace if one is given. Spawn it on the
+/// main thread.
 ///
 /// # Errors
 /// When this binary cannot find itself.
-pub(crate) fn tied_command(program: &[OsString]) -> Result<Command, Failure> {
+pub(crate) fn tied_command(program: &[OsString], network: Option<&Path>) -> Result<Command, Failure> {
     let this = std::env::current_exe().map_err(|error| {
         Failure::new(Kind::Sidecar, format!("cannot find this program's own file: {error}"))
     })?;
     let mut command = Command::new(this);
-    command
-        .arg("exec-with-parent")
-        .arg("--parent")
-        .arg(std::process::id().to_string())
-        .arg("--")
-        .args(program);
+    command.arg("exec-with-parent").arg("--parent").arg(std::process::id().to_string());
+    if let Some(network) = network {
+        command.arg("--network").arg(network);
+    }
+    command.arg("--").args(program);
     command.kill_on_drop(true);
     Ok(command)
 }

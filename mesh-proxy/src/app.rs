@@ -13,8 +13,11 @@
 //! All control tasks live in one `JoinSet` and end with the token `ends`; data threads end when they have drained.
 
 use crate::admin::{self, Admin, Ask};
+use crate::capture::dns::NameServer;
+use crate::capture::doors::{Doors, Known, NameSockets, answer_names};
+use crate::capture::vip::VirtualAddresses;
 use crate::control::{Link, LinkState};
-use crate::data::{self, BACKLOG, QUESTIONS_MAX, Setup};
+use crate::data::{self, BACKLOG, Captured, QUESTIONS_MAX, Setup};
 use crate::discovery::Applied;
 use crate::discovery::apply::{InUse, Publisher, control_client};
 use crate::discovery::client::{Client, Registration};
@@ -28,6 +31,8 @@ use crate::observe::{Shard, telemetry};
 use crate::outbound::Intent;
 use crate::{Config, ProxyError, Ready};
 use mesh_ca::client::{Identity, Issuer};
+use mesh_proto::identity::TrustDomain;
+use mesh_proto::name::Namespace;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,7 +57,7 @@ pub(crate) async fn run(
     mesh_ca::install_crypto();
     let workers = config.workers.max(1);
     let log = AccessLog::open(&config.access_log)?;
-    let sockets = Sockets::bind(&config, workers)?;
+    let mut sockets = Sockets::bind(&config, workers)?;
     let ends = CancellationToken::new();
     let _ends_on_return = ends.clone().drop_guard();
     let mut tasks = JoinSet::new();
@@ -68,7 +73,7 @@ pub(crate) async fn run(
         asks.push(ask);
         questions.push(question);
     }
-    if let Some(bound) = sockets.admin {
+    if let Some(bound) = sockets.admin.take() {
         let admin = Arc::new(wiring.admin(asks));
         for listener in bound.open(BACKLOG)? {
             tasks.spawn(admin::serve(Arc::clone(&admin), listener, ends.clone()));
@@ -80,6 +85,7 @@ pub(crate) async fn run(
         first = identity::first(&issuer, &config.instance) => first?,
     };
     let mesh_address = sockets.mesh.address;
+    let trust_domain = first.svid.id().trust_domain();
     let feeds = Control { config: &config, issuer, first, wiring: &wiring, mesh_address };
     let leaving = CancellationToken::new();
     let data = feeds.start(&mut tasks, publish, log, (&ends, &leaving));
@@ -91,7 +97,11 @@ pub(crate) async fn run(
     }
     let drain = CancellationToken::new();
     let outbound: Vec<SocketAddr> = sockets.explicit.iter().map(|(bound, _)| bound.address).collect();
-    let opened = Opened::open(sockets.mesh, sockets.explicit, workers)?;
+    let (opened, names) = Opened::open(sockets, workers)?;
+    if let Some(names) = names {
+        let services = Known { applied: wiring.applied.clone(), wanted: data.wanted.clone() };
+        tasks.spawn(names.serve(config.namespace.clone(), trust_domain, services, ends.clone()));
+    }
     let mut threads = start_threads(opened, &wiring, data, questions, (&drain, config.drain)).await?;
     tracing::info!(%mesh_address, instance = %config.instance, "the proxy is ready");
     // Whoever embeds us may have given up waiting; the traffic does not depend on it.
@@ -153,6 +163,7 @@ impl Wiring {
 struct Sockets {
     mesh: Bound,
     explicit: Vec<(Bound, Intent)>,
+    doors: Option<Doors>,
     admin: Option<Bound>,
 }
 
@@ -169,8 +180,10 @@ impl Sockets {
             };
             explicit.push((bound, intent));
         }
+        let doors =
+            config.transparent.as_ref().map(|namespace| Doors::bind(namespace, workers)).transpose()?;
         let admin = config.admin.map(|address| listen::bind(address, "admin", 1)).transpose()?;
-        Ok(Self { mesh, explicit, admin })
+        Ok(Self { mesh, explicit, doors, admin })
     }
 }
 
@@ -178,21 +191,51 @@ impl Sockets {
 struct Opened {
     mesh: std::net::TcpListener,
     explicit: Vec<(std::net::TcpListener, Intent)>,
+    captured: Option<Captured>,
 }
 
 impl Opened {
-    /// Opens all sockets and deals them out to the workers.
-    fn open(mesh: Bound, explicit: Vec<(Bound, Intent)>, workers: usize) -> Result<Vec<Self>, ProxyError> {
+    /// Opens all sockets and deals them out to the workers; what is left is the name server's.
+    fn open(sockets: Sockets, workers: usize) -> Result<(Vec<Self>, Option<Names>), ProxyError> {
+        let Sockets { mesh, explicit, doors, admin: _ } = sockets;
         let mut all: Vec<Self> = Vec::with_capacity(workers);
         for mesh in mesh.open(BACKLOG)? {
-            all.push(Self { mesh, explicit: Vec::new() });
+            all.push(Self { mesh, explicit: Vec::new(), captured: None });
         }
         for (bound, intent) in explicit {
             for (worker, socket) in all.iter_mut().zip(bound.open(BACKLOG)?) {
                 worker.explicit.push((socket, intent.clone()));
             }
         }
-        Ok(all)
+        let Some(Doors { outbound, addresses, dialer, names }) = doors else { return Ok((all, None)) };
+        for (worker, socket) in all.iter_mut().zip(outbound.open(BACKLOG)?) {
+            let (addresses, dialer) = (Arc::clone(&addresses), dialer.clone());
+            worker.captured = Some(Captured { socket, addresses, dialer });
+        }
+        Ok((all, Some(Names { addresses, sockets: names })))
+    }
+}
+
+/// What the name server of a captured workload is made of.
+struct Names {
+    addresses: Arc<VirtualAddresses>,
+    sockets: NameSockets,
+}
+
+impl Names {
+    /// Answers the workload's queries until `ends`.
+    async fn serve(
+        self,
+        namespace: Namespace,
+        trust_domain: TrustDomain,
+        services: Known,
+        ends: CancellationToken,
+    ) {
+        let server = NameServer { namespace, trust_domain, services, addresses: self.addresses };
+        tokio::select! {
+            () = ends.cancelled() => {}
+            () = answer_names(server, self.sockets) => {}
+        }
     }
 }
 
@@ -337,6 +380,7 @@ async fn start_threads(
             wanted: ends.wanted.clone(),
             mesh: opened.mesh,
             explicit: opened.explicit,
+            captured: opened.captured,
             applied: wiring.applied.clone(),
             in_use: Arc::clone(&wiring.in_use),
             questions,

@@ -128,6 +128,7 @@ impl Args {
                 access_log: self.access_log,
                 workers: usize::from(self.workers),
                 drain: Duration::from_secs(self.drain_seconds),
+                transparent: None,
             }),
             (_, account, instance) => {
                 problems.extend(account.err().map(|error| error.to_string()));

@@ -14,6 +14,7 @@
 
 pub mod dialer;
 pub mod dns;
+pub(crate) mod doors;
 pub mod namespace;
 pub mod original_dst;
 pub mod rules;

@@ -39,6 +39,8 @@ pub struct Config {
     pub workers: usize,
     /// How long requests and tunnels may take to finish at shutdown.
     pub drain: Duration,
+    /// The workload's own network namespace, from which all its connections are caught; `None`: explicit ports only.
+    pub transparent: Option<crate::capture::namespace::Namespace>,
 }
 
 /// From whom the certificate comes.

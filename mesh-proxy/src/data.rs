@@ -2,6 +2,7 @@
 //!
 //! `app` starts it and tells it to drain. Everything in here runs on one current-thread runtime.
 
+use crate::capture::{self, vip::VirtualAddresses};
 use crate::clock;
 use crate::connections::{Connections, Description};
 use crate::discovery::Applied;
@@ -49,6 +50,8 @@ pub(crate) struct Setup {
     pub(crate) mesh: std::net::TcpListener,
     /// The explicit listeners.
     pub(crate) explicit: Vec<(std::net::TcpListener, Intent)>,
+    /// What a captured workload needs.
+    pub(crate) captured: Option<Captured>,
     /// The configuration; holds one already.
     pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
     /// Told which one is in use.
@@ -59,6 +62,16 @@ pub(crate) struct Setup {
     pub(crate) drain: (CancellationToken, Duration),
     /// Told when connections are accepted.
     pub(crate) ready: oneshot::Sender<()>,
+}
+
+/// What a data thread needs for a captured workload.
+pub(crate) struct Captured {
+    /// Where its connections arrive.
+    pub(crate) socket: std::net::TcpListener,
+    /// What the addresses it dials mean.
+    pub(crate) addresses: Arc<VirtualAddresses>,
+    /// The way to its own ports.
+    pub(crate) dialer: capture::dialer::Dialer,
 }
 
 /// Runs a data thread to its end: until it has drained.
@@ -86,6 +99,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
         wanted: setup.wanted,
         limits: Limits::default(),
         dialer: Dialer::Here,
+        to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
         scratch: Scratch::new(),
         tasks: TaskTracker::new(),
         random: Random::new(rand::random()),
@@ -98,6 +112,10 @@ async fn serve(setup: Setup) -> io::Result<()> {
     accepting.spawn_local(accept_mesh(Rc::clone(&inbound), TcpListener::from_std(setup.mesh)?, stop.clone()));
     for (socket, intent) in setup.explicit {
         let listener = Listener::Explicit { socket: TcpListener::from_std(socket)?, intent: Rc::new(intent) };
+        accepting.spawn_local(accept_outbound(Rc::clone(&outbound), listener, stop.clone()));
+    }
+    if let Some(Captured { socket, addresses, dialer: _ }) = setup.captured {
+        let listener = Listener::Captured { socket: TcpListener::from_std(socket)?, addresses };
         accepting.spawn_local(accept_outbound(Rc::clone(&outbound), listener, stop.clone()));
     }
     // Nobody waits any more if the start was given up meanwhile.
@@ -223,9 +241,8 @@ async fn accept_outbound(outbound: Rc<Outbound>, listener: Listener, stop: Cance
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, from, intent)) => {
-                let serving = outbound::serve(Rc::clone(&outbound), stream, from, intent);
-                outbound.worker.tasks.spawn_local(serving);
+            Ok(arrival) => {
+                outbound.worker.tasks.spawn_local(outbound::serve(Rc::clone(&outbound), arrival));
             }
             Err(error) => pause_accepting(&error).await,
         }

@@ -78,6 +78,9 @@ pub enum ProxyError {
         /// What the control plane or the client said.
         problem: String,
     },
+    /// The workload's connections cannot be caught.
+    #[error(transparent)]
+    Capture(#[from] capture::namespace::CaptureError),
     /// A thread could not be started.
     #[error("cannot start a data thread: {source}")]
     Thread {

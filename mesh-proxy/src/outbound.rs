@@ -16,6 +16,8 @@ pub(crate) mod pool;
 pub(crate) mod resolve;
 pub(crate) mod tell;
 
+use crate::capture::original_dst::original_dst;
+use crate::capture::vip::VirtualAddresses;
 use crate::connections::{Change, Description, Direction, Registration};
 use crate::observe::metrics::{ConnectionKind, OpenGuard};
 use crate::refusal::Refusal;
@@ -66,6 +68,21 @@ pub(crate) enum Listener {
         /// The service.
         intent: Rc<Intent>,
     },
+    /// Every connection of a captured workload, whatever it dialled.
+    Captured {
+        /// The socket inside the workload's namespace.
+        socket: TcpListener,
+        /// What the addresses mean.
+        addresses: Arc<VirtualAddresses>,
+    },
+}
+
+/// A connection of the workload, and what it wants.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    stream: TcpStream,
+    from: SocketAddr,
+    wants: Result<Rc<Intent>, Refusal>,
 }
 
 impl Listener {
@@ -75,14 +92,29 @@ impl Listener {
     ///
     /// # Errors
     /// What the system says; mostly that there are no descriptors left.
-    pub(crate) async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, Rc<Intent>)> {
+    pub(crate) async fn accept(&self) -> io::Result<Arrival> {
         match self {
             Self::Explicit { socket, intent } => {
-                let (stream, peer) = socket.accept().await?;
-                Ok((stream, peer, Rc::clone(intent)))
+                let (stream, from) = socket.accept().await?;
+                // A local port is the workload's; nobody else on the network may call in its name.
+                let is_own = from.ip().to_canonical().is_loopback();
+                let wants = if is_own { Ok(Rc::clone(intent)) } else { Err(Refusal::UnknownDestination) };
+                Ok(Arrival { stream, from, wants })
+            }
+            Self::Captured { socket, addresses } => {
+                let (stream, from) = socket.accept().await?;
+                let wants = dialled(&stream, addresses).ok_or(Refusal::UnknownDestination);
+                Ok(Arrival { stream, from, wants })
             }
         }
     }
+}
+
+/// The service behind the address that a captured connection was dialled to; `None`: it is not one of the mesh's.
+fn dialled(stream: &TcpStream, addresses: &VirtualAddresses) -> Option<Rc<Intent>> {
+    let wanted = original_dst(stream).ok()?;
+    let service = addresses.service(wanted.ip())?;
+    Some(Rc::new(Intent { service, port: Port::new(wanted.port()), protocol: None }))
 }
 
 /// What the calling side of one worker owns.
@@ -153,16 +185,22 @@ pub(crate) struct Client {
 }
 
 /// Carries one connection of the workload to its end.
-pub(crate) async fn serve(outbound: Rc<Outbound>, stream: TcpStream, from: SocketAddr, intent: Rc<Intent>) {
+pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
+    let Arrival { stream, from, wants } = arrival;
     let worker = Rc::clone(&outbound.worker);
     let open = OpenGuard::new(&worker.shard, Direction::Outbound);
     if let Some(counter) = worker.shard.connections.get(ConnectionKind::Outbound as usize) {
         counter.add(1);
     }
-    if open.open() > CONNECTIONS_MAX || !from.ip().to_canonical().is_loopback() {
-        worker.shard.refused(Direction::Outbound, Refusal::TooManyConnections.label());
-        return;
-    }
+    let wants = if open.open() > CONNECTIONS_MAX { Err(Refusal::TooManyConnections) } else { wants };
+    let intent = match wants {
+        Ok(intent) => intent,
+        Err(refusal) => {
+            worker.shard.refused(Direction::Outbound, refusal.label());
+            crate::transport::Transport::Plain(stream).reset_on_close();
+            return;
+        }
+    };
     let _panic = worker.panic_guard();
     tune(&stream);
     let service: Arc<str> = intent.service.to_string().into();

@@ -93,6 +93,8 @@ pub(crate) fn tune(stream: &TcpStream) {
 pub(crate) enum Dialer {
     /// In the network namespace of this process.
     Here,
+    /// In the workload's own.
+    Inside(crate::capture::dialer::Dialer),
 }
 
 impl Dialer {
@@ -101,8 +103,11 @@ impl Dialer {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`], or what the system says.
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        let connecting = match self {
-            Self::Here => TcpStream::connect(address),
+        let connecting = async {
+            match self {
+                Self::Here => TcpStream::connect(address).await,
+                Self::Inside(dialer) => dialer.connect(address).await,
+            }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(stream) => {

@@ -33,8 +33,10 @@ pub(crate) struct Worker {
     pub(crate) wanted: mpsc::Sender<ServiceRef>,
     /// Bounds of the HTTP codec.
     pub(crate) limits: Limits,
-    /// Opens sockets.
+    /// Opens sockets towards peers.
     pub(crate) dialer: Dialer,
+    /// Opens sockets towards the workload.
+    pub(crate) to_workload: Dialer,
     /// The read buffer of all tunnels.
     pub(crate) scratch: Scratch,
     /// Tasks that belong to no single caller's connection: drivers of shared upstream connections.

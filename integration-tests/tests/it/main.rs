@@ -10,3 +10,4 @@ mod identity;
 mod peers;
 mod policy;
 mod rotation;
+mod transparent;

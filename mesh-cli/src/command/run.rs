@@ -7,11 +7,12 @@ pub(crate) mod ports;
 pub(crate) mod supervise;
 
 use crate::duration;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Kind, chain};
 use crate::output;
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, ServiceAccount};
+use mesh_proxy::capture::namespace::Namespace as NetworkNamespace;
 use mesh_proxy::{AccessLogTarget, Config, IssuerConfig};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -27,6 +28,9 @@ Examples:
   # A database, known to speak plain TCP; no program: only the sidecar:
   meshctl run --name db --port 5432=tcp
 
+  # As root on Linux: a program that calls services by their names and can reach nothing else:
+  meshctl run --name client --transparent -- curl -s http://web:8080/
+
   # A client; the port is chosen, and the program finds it in MESHCTL_TO_WEB:
   meshctl run --name client --to web=0 -- sh -c 'curl -s http://$MESHCTL_TO_WEB/'
 
@@ -40,6 +44,10 @@ command's. When the sidecar fails, the program is ended.";
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) sidecar: SidecarArgs,
+    /// Give the program a network namespace of its own, from which every connection leads into its sidecar: it calls
+    /// services by name (http://payments:8081), needs no --to, and reaches nothing else. Linux, as root
+    #[arg(long, conflicts_with = "to", requires = "command")]
+    pub(crate) transparent: bool,
 }
 
 /// What `run` and `join` are told alike.
@@ -128,6 +136,7 @@ impl SidecarArgs {
             access_log: self.access_log.clone(),
             workers: usize::from(self.workers),
             drain: self.drain,
+            transparent: None,
         })
     }
 }
@@ -145,6 +154,14 @@ fn random_instance(name: &ObjectName) -> Result<InstanceName, mesh_proto::name::
     format!("{stem}-{ending}").parse()
 }
 
+fn namespace(instance: &InstanceName) -> Result<NetworkNamespace, Failure> {
+    NetworkNamespace::create(instance, std::process::id()).map_err(|error| {
+        Failure::new(Kind::Sidecar, chain(&error))
+            .next("sudo meshctl run --transparent …   # if you are not root")
+            .next("meshctl run --to SERVICE=127.0.0.1:0 …   # needs no root")
+    })
+}
+
 /// Runs the program with its sidecar.
 ///
 /// # Errors
@@ -158,6 +175,9 @@ pub(crate) async fn run(args: RunArgs, session: &Session) -> Result<Exit, Failur
             session.state_dir.display()
         ));
     }
-    let config = args.sidecar.to_config(IssuerConfig::Unix { socket })?;
+    let mut config = args.sidecar.to_config(IssuerConfig::Unix { socket })?;
+    if args.transparent {
+        config.transparent = Some(namespace(&config.instance)?);
+    }
     supervise::run(config, &args.sidecar).await
 }

@@ -16,11 +16,12 @@ use tokio::sync::oneshot;
 const WAITING_MAX: usize = 1024;
 
 /// Makes connections inside a namespace. Cheap to clone; its thread ends with the last clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Dialer {
     asks: mpsc::SyncSender<Ask>,
 }
 
+#[derive(Debug)]
 struct Ask {
     domain: Domain,
     answer: oneshot::Sender<io::Result<Socket>>,

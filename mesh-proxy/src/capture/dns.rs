@@ -29,9 +29,9 @@ const CONNECTIONS_MAX: usize = 16;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Whether the mesh has a service. Asked once for each query.
-pub trait Services {
+pub trait Services: Sync {
     /// Bounded in time by the one who answers.
-    fn exists(&self, service: &ServiceRef) -> impl Future<Output = bool>;
+    fn exists(&self, service: &ServiceRef) -> impl Future<Output = bool> + Send;
 }
 
 /// What a name server of one workload stands on.

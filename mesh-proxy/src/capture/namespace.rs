@@ -100,6 +100,11 @@ impl Namespace {
         &self.0.name
     }
 
+    /// The file that stands for it, which another process enters it by.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(FOLDER).join(&self.0.name)
+    }
+
     /// Runs a piece of work on a thread of its own that is inside. What is made there (sockets, children) stays inside.
     ///
     /// Blocks until it is done: for the start of a workload and its listeners, not for the request path.

@@ -31,13 +31,13 @@ impl Pair {
 }
 
 /// The addresses that one proxy has given out.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct VirtualAddresses {
     /// Never held across an await; touched at a DNS query and at a new connection, not at a request.
     table: Mutex<Table>,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct Table {
     numbers: HashMap<ServiceRef, u16>,
     services: Vec<ServiceRef>,

@@ -149,7 +149,8 @@ pub(crate) async fn open(
         }
         _ => None,
     };
-    let stream = worker.dialer.connect(endpoint).await.map_err(|source| match source.kind() {
+    let dialer = if key.is_workload() { &worker.to_workload } else { &worker.dialer };
+    let stream = dialer.connect(endpoint).await.map_err(|source| match source.kind() {
         io::ErrorKind::TimedOut => ConnectError::Timeout { endpoint },
         _ => ConnectError::Refused { endpoint, source },
     })?;

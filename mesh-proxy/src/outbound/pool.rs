@@ -61,6 +61,13 @@ pub(crate) struct LaneKey {
     pub(crate) instance: Option<InstanceName>,
 }
 
+impl LaneKey {
+    /// Whether it leads to the workload itself, not to a peer.
+    pub(crate) fn is_workload(&self) -> bool {
+        self.name.is_none()
+    }
+}
+
 /// One endpoint of one service port, as this worker sees it.
 #[derive(Debug)]
 pub(crate) struct Lane {

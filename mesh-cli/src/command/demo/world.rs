@@ -126,7 +126,7 @@ impl World {
         let mut line: Vec<OsString> =
             vec![this_program()?.into(), "--state-dir".into(), self.state_dir.clone().into()];
         line.extend(args);
-        let mut command = processes::tied_command(&line)?;
+        let mut command = processes::tied_command(&line, None)?;
         // A group of its own: Ctrl-C is for the demo, which then ends its processes in order.
         command
             .process_group(0)

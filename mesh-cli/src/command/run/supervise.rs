@@ -15,6 +15,7 @@ use crate::duration;
 use crate::failure::{Exit, Failure, Kind, chain};
 use crate::output;
 use crate::processes::{self, Signals};
+use mesh_proxy::capture::namespace::Namespace;
 use mesh_proxy::{Config, ProxyError, Ready};
 use rustix::process::Signal;
 use std::future::Future;
@@ -50,6 +51,7 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     let (ready_sender, ready) = oneshot::channel();
     let drain = config.drain;
     let instance = config.instance.clone();
+    let namespace = config.transparent.clone();
     let proxy = std::pin::pin!(mesh_proxy::run(config, ready_sender, shutdown.clone()));
     let mut proxy: Proxy<'_> = proxy;
 
@@ -64,7 +66,7 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     }
 
     let terminal = if std::io::stdin().is_terminal() { Terminal::Shared } else { Terminal::Apart };
-    let mut child = start_program(args, &ready, terminal)?;
+    let mut child = start_program(args, &ready, terminal, namespace.as_ref())?;
     let group = child.id().filter(|_| terminal == Terminal::Apart);
     let status = loop {
         // Each branch is cancel safe: `wait` and `next` by contract, the proxy because it is only borrowed.
@@ -163,8 +165,13 @@ async fn sidecar_alone(
     Ok(Exit::Done)
 }
 
-fn start_program(args: &SidecarArgs, ready: &Ready, terminal: Terminal) -> Result<Child, Failure> {
-    let mut command = processes::tied_command(&args.command)?;
+fn start_program(
+    args: &SidecarArgs,
+    ready: &Ready,
+    terminal: Terminal,
+    namespace: Option<&Namespace>,
+) -> Result<Child, Failure> {
+    let mut command = processes::tied_command(&args.command, namespace.map(Namespace::path).as_deref())?;
     for (to, address) in args.to.iter().zip(&ready.outbound) {
         command.env(config::outbound_variable(&to.typed), address.to_string());
     }

@@ -124,6 +124,7 @@ impl Plan<'_> {
             access_log: AccessLogTarget::File(log.clone()),
             workers: 1,
             drain: self.drain,
+            transparent: None,
         };
         let shutdown = CancellationToken::new();
         let (tell, told) = oneshot::channel();
