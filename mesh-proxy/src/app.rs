@@ -17,7 +17,8 @@ use crate::capture::dns::NameServer;
 use crate::capture::doors::{Doors, Known, NameSockets, answer_names};
 use crate::capture::vip::VirtualAddresses;
 use crate::control::{Link, LinkState};
-use crate::data::{self, BACKLOG, Captured, QUESTIONS_MAX, Setup};
+use crate::data::{self, BACKLOG, CONNECTIONS_MAX, Captured, QUESTIONS_MAX, Setup};
+use crate::descriptors;
 use crate::discovery::Applied;
 use crate::discovery::apply::{InUse, Publisher, control_client};
 use crate::discovery::client::{Client, Registration};
@@ -55,6 +56,7 @@ pub(crate) async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
     mesh_ca::install_crypto();
+    descriptors::raise();
     let workers = config.workers.max(1);
     let log = AccessLog::open(&config.access_log)?;
     let mut sockets = Sockets::bind(&config, workers)?;
@@ -369,6 +371,7 @@ async fn start_threads(
     (drain, drain_max): (&CancellationToken, Duration),
 ) -> Result<Threads, ProxyError> {
     let mut threads = Threads { handles: Vec::new(), ended: JoinSet::new(), drain: drain.clone() };
+    let connections_max = descriptors::connections_max(opened.len(), CONNECTIONS_MAX);
     for ((index, opened), questions) in opened.into_iter().enumerate().zip(questions) {
         let (ready, is_ready) = oneshot::channel();
         let shard = wiring.shards.get(index).cloned().unwrap_or_default();
@@ -384,6 +387,7 @@ async fn start_threads(
             applied: wiring.applied.clone(),
             in_use: Arc::clone(&wiring.in_use),
             questions,
+            connections_max,
             drain: (drain.clone(), drain_max),
             ready,
         };

@@ -29,6 +29,9 @@ use tokio_util::task::TaskTracker;
 
 /// Connections that wait to be accepted.
 pub(crate) const BACKLOG: i32 = 1_024;
+/// Most open connections in each direction of a data thread, however many descriptors there are: beyond, new ones are closed
+/// at once. At 25 KiB each this is 500 MB.
+pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
 /// Pause after an accept failed, mostly for want of descriptors: others may close meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Questions of the admin endpoint that wait.
@@ -58,6 +61,8 @@ pub(crate) struct Setup {
     pub(crate) in_use: Arc<InUse>,
     /// Questions of the admin endpoint.
     pub(crate) questions: mpsc::Receiver<oneshot::Sender<Vec<Description>>>,
+    /// Open connections in each direction.
+    pub(crate) connections_max: u64,
     /// When to begin to drain, and how long at most.
     pub(crate) drain: (CancellationToken, Duration),
     /// Told when connections are accepted.
@@ -97,6 +102,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
         recorder: Recorder::new(setup.records, Arc::clone(&setup.shard), rand::random()),
         shard: setup.shard,
         wanted: setup.wanted,
+        connections_max: setup.connections_max,
         limits: Limits::default(),
         dialer: Dialer::Here,
         to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),

@@ -32,9 +32,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// Most open connections from peers, for each worker: beyond, new ones are closed before TLS. 25 KiB each at most.
-pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
-
 /// What the called side of one worker owns.
 #[derive(Debug)]
 pub(crate) struct Inbound {
@@ -116,7 +113,7 @@ pub(crate) struct Call {
 pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketAddr, port: Option<Port>) {
     let worker = Rc::clone(&inbound.worker);
     let open = OpenGuard::new(&worker.shard, Direction::Inbound);
-    if open.open() > CONNECTIONS_MAX {
+    if open.open() > worker.connections_max {
         worker.shard.refused(Direction::Inbound, Refusal::TooManyConnections.label());
         return;
     }

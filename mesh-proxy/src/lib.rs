@@ -19,6 +19,7 @@ mod config;
 mod connections;
 mod control;
 mod data;
+pub mod descriptors;
 mod discovery;
 mod facts;
 pub mod http;

@@ -38,8 +38,6 @@ use std::time::Duration;
 use tell::{Edges, Told};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Most open connections from the workload, for each worker: beyond, new ones are closed at once. 25 KiB each at most.
-pub(crate) const CONNECTIONS_MAX: u64 = 20_000;
 /// How long a client may be silent before the upstream is opened to see whether the server speaks first. A client that
 /// speaks first does so within a millisecond of connecting (measured on loopback: 0.1 ms), so this costs server-first
 /// protocols 10 ms once, and saves the others a connection for nothing.
@@ -192,7 +190,7 @@ pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
     if let Some(counter) = worker.shard.connections.get(ConnectionKind::Outbound as usize) {
         counter.add(1);
     }
-    let wants = if open.open() > CONNECTIONS_MAX { Err(Refusal::TooManyConnections) } else { wants };
+    let wants = if open.open() > worker.connections_max { Err(Refusal::TooManyConnections) } else { wants };
     let intent = match wants {
         Ok(intent) => intent,
         Err(refusal) => {

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     pub(crate) recorder: Recorder,
     /// Destinations to subscribe to.
     pub(crate) wanted: mpsc::Sender<ServiceRef>,
+    /// Open connections in each direction; beyond, new ones are closed at once.
+    pub(crate) connections_max: u64,
     /// Bounds of the HTTP codec.
     pub(crate) limits: Limits,
     /// Opens sockets towards peers.

@@ -47,6 +47,7 @@ enum Terminal {
 pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Failure> {
     super::super::up::start_log(&args.log)?;
     let mut signals = Signals::take()?;
+    let descriptors = mesh_proxy::descriptors::SoftLimit::current();
     let shutdown = CancellationToken::new();
     let (ready_sender, ready) = oneshot::channel();
     let drain = config.drain;
@@ -66,7 +67,7 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     }
 
     let terminal = if std::io::stdin().is_terminal() { Terminal::Shared } else { Terminal::Apart };
-    let mut child = start_program(args, &ready, terminal, namespace.as_ref())?;
+    let mut child = descriptors.during(|| start_program(args, &ready, terminal, namespace.as_ref()))?;
     let group = child.id().filter(|_| terminal == Terminal::Apart);
     let status = loop {
         // Each branch is cancel safe: `wait` and `next` by contract, the proxy because it is only borrowed.
