@@ -166,9 +166,11 @@ fn begin(
 ) -> Call {
     // Opaque connections are counted when they are judged.
     let admission = match protocol {
-        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => {
-            judge::admit_connection(&worker.applied(), &peer, port.port, protocol)
-        }
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => match port.protocol {
+            // A port declared for bytes takes no requests: its application would read their heads as something else.
+            Some(Protocol::Tls | Protocol::Tcp) => Err(Refusal::WrongProtocol.into()),
+            _ => judge::admit_connection(&worker.applied(), &peer, port.port, protocol),
+        },
         Protocol::Tls | Protocol::Tcp => Ok(Grant::default()),
     };
     let registration = worker.connections.register(Description {

@@ -3,7 +3,7 @@
 use super::judge::{self, Admitted, Edges, Question, Refuse, Told};
 use super::{Call, Inbound};
 use crate::clock;
-use crate::connections::{Change, Registration};
+use crate::connections::{Change, Direction, Registration};
 use crate::discovery::Applied;
 use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
@@ -231,7 +231,14 @@ pub(crate) async fn serve_h2(inbound: &Rc<Inbound>, call: Rc<Call>, transport: T
                 Change::Judge => return,
             },
             accepted = connection.accept() => {
-                let Ok(Some(stream)) = accepted else { break };
+                let stream = match accepted {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) | Err(Refusal::CallerGone) => break,
+                    Err(refusal) => {
+                        inbound.worker.shard.refused(Direction::Inbound, refusal.label());
+                        break;
+                    }
+                };
                 let (inbound, call) = (Rc::clone(inbound), Rc::clone(&call));
                 streams.spawn_local(async move {
                     let _panic = inbound.worker.panic_guard();

@@ -77,6 +77,10 @@ async fn run(
     // Declared protocols are held to.
     let as_tcp = match call.port.protocol {
         Some(Protocol::Tls) => Err(Refusal::WrongProtocol.into()),
+        // A port declared for requests takes no bytes that are none.
+        Some(Protocol::Http1 | Protocol::Http2 | Protocol::Grpc) => {
+            return (TCP, meter, Err(Refusal::WrongProtocol.into()));
+        }
         _ => judge::admit(inbound, &inbound.worker.applied(), call, TCP.question(), began),
     };
     match as_tcp {

@@ -7,7 +7,7 @@ use super::resolve::{self, Route};
 use super::tell::Told;
 use super::{Call, Outbound, Seen};
 use crate::clock;
-use crate::connections::{Change, Registration};
+use crate::connections::{Change, Direction, Registration};
 use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
 use crate::http::h1::{After, RequestHead, Server};
@@ -257,7 +257,14 @@ pub(crate) async fn serve_h2(outbound: &Rc<Outbound>, call: &Call, stream: TcpSt
                 }
             }
             accepted = connection.accept() => {
-                let Ok(Some(stream)) = accepted else { break };
+                let stream = match accepted {
+                    Ok(Some(stream)) => stream,
+                    Ok(None) | Err(Refusal::CallerGone) => break,
+                    Err(refusal) => {
+                        outbound.worker.shard.refused(Direction::Outbound, refusal.label());
+                        break;
+                    }
+                };
                 let outbound = Rc::clone(outbound);
                 let registration = outbound.worker.connections.register_part();
                 let call = Call { client: Rc::clone(&call.client), registration };

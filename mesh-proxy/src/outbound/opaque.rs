@@ -50,59 +50,73 @@ impl Opening {
 /// The client is silent: opens the upstream and lets the first one to speak decide.
 pub(crate) async fn race(outbound: &Rc<Outbound>, call: &Call, route: &Rc<Route>, mut stream: TcpStream) {
     let mut early = Vec::new();
-    let patience = outbound.worker.limits.header_timeout;
+    let mut upstream: Option<(Rc<Lane>, Opened)> = None;
+    let mut words = Vec::new();
     let first = {
-        let upstream = first_word(outbound, route);
-        let mut upstream = std::pin::pin!(upstream);
-        // Cancel safe: what the client said is in `early`; an upstream that lost is dropped on purpose.
-        tokio::select! {
-            biased;
-            read = accept::find(&mut stream, &mut early) => First::Client(read),
-            spoken = &mut upstream => First::Upstream(spoken),
-            () = super::drained(&call.registration) => return,
+        let mut opening = std::pin::pin!(open(outbound, route));
+        loop {
+            // Cancel safe: what either side said is in its buffer, and the opening is polled in place.
+            tokio::select! {
+                biased;
+                read = accept::find(&mut stream, &mut early) => break First::Client(read),
+                opened = &mut opening, if upstream.is_none() => match opened {
+                    Ok(opened) => upstream = Some(opened),
+                    Err(refusal) => break First::NoUpstream(refusal),
+                },
+                () = hear(&mut upstream, &mut words), if upstream.is_some() => break First::Upstream,
+                () = super::drained(&call.registration) => return,
+            }
         }
     };
     let finding = match first {
         First::Client(Ok(finding)) => finding,
         First::Client(Err(_)) => return,
-        First::Upstream(Ok((lane, opened, words))) if !words.is_empty() => {
+        First::Upstream if !words.is_empty() => {
             outbound.learn(route, Seen::ServerFirst);
-            let opening = Opening { protocol: Protocol::Tcp, early, upstream: Some((lane, opened, words)) };
+            let upstream = upstream.map(|(lane, opened)| (lane, opened, words));
+            let opening = Opening { protocol: Protocol::Tcp, early, upstream };
             return serve(outbound, call, route, stream, opening).await;
         }
-        First::Upstream(result) => {
-            let patience = if result.is_ok() { AFTER_UPSTREAM } else { patience.min(AFTER_UPSTREAM) };
-            match tokio::time::timeout(patience, accept::find(&mut stream, &mut early)).await {
+        First::Upstream | First::NoUpstream(_) => {
+            upstream = None;
+            match tokio::time::timeout(AFTER_UPSTREAM, accept::find(&mut stream, &mut early)).await {
                 Ok(Ok(finding)) => finding,
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    let refusal = result.err().unwrap_or(Refusal::UpstreamClosed);
+                    let refusal = match first {
+                        First::NoUpstream(refusal) => refusal,
+                        First::Upstream | First::Client(_) => Refusal::UpstreamClosed,
+                    };
                     return refuse(outbound, call, stream, Protocol::Tcp, refusal);
                 }
             }
         }
     };
-    if finding == Finding::Tcp && early.is_empty() {
-        return;
+    match (finding.protocol(), upstream) {
+        (_, _) if finding == Finding::Tcp && early.is_empty() => {}
+        // The upstream that was opened to listen to is as good as another.
+        (Some(protocol @ (Protocol::Tcp | Protocol::Tls)), Some((lane, opened))) => {
+            call.registration.set_protocol(protocol);
+            let opening = Opening { protocol, early, upstream: Some((lane, opened, Vec::new())) };
+            serve(outbound, call, route, stream, opening).await;
+        }
+        _ => proceed(outbound, call, route, stream, (finding, early)).await,
     }
-    proceed(outbound, call, route, stream, (finding, early)).await;
 }
 
 enum First {
     Client(io::Result<Finding>),
-    Upstream(Result<(Rc<Lane>, Opened, Vec<u8>), Refusal>),
+    Upstream,
+    NoUpstream(Refusal),
 }
 
-/// Opens the upstream and reads its first bytes; empty when it closed without a word.
-async fn first_word(
-    outbound: &Rc<Outbound>,
-    route: &Rc<Route>,
-) -> Result<(Rc<Lane>, Opened, Vec<u8>), Refusal> {
-    let (lane, mut opened) = open(outbound, route).await?;
-    let mut words = Vec::with_capacity(512);
-    // A broken stream is one that closed.
-    let _ = opened.transport.read_buf(&mut words).await;
-    Ok((lane, opened, words))
+/// Reads the first bytes of the upstream; none when it closed without a word.
+async fn hear(upstream: &mut Option<(Rc<Lane>, Opened)>, words: &mut Vec<u8>) {
+    if let Some((_, opened)) = upstream {
+        words.reserve(512);
+        // A broken stream is one that closed.
+        let _ = opened.transport.read_buf(words).await;
+    }
 }
 
 /// A connection to an endpoint; connect failures are tried on another one.

@@ -30,8 +30,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Open HTTP/1 connections to one endpoint. Each costs both proxies some 30 KiB while busy; beyond, requests wait.
-pub(crate) const CONNECTIONS_MAX: usize = 512;
+/// Open HTTP/1 connections to one endpoint, WebSockets included: Envoy's default. Each costs both proxies some 30 KiB while
+/// busy; beyond, requests wait.
+pub(crate) const CONNECTIONS_MAX: usize = 1_024;
 /// How long a request waits for a connection to come free.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Idle time of a connection to another proxy; that one's own limit is 5 minutes.

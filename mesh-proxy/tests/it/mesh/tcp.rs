@@ -1,8 +1,9 @@
 //! Opaque connections through two proxies.
 
 use super::apps;
-use super::world::{Pair, allow, policy, soon};
-use mesh_proto::policy::model::{Action, Operation, ProtocolMatch};
+use super::control::Control;
+use super::world::{Pair, Plan, allow, calls, policy, serves, soon};
+use mesh_proto::policy::model::{Action, Operation, Protocol, ProtocolMatch};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -86,4 +87,37 @@ async fn only_tls_means_only_tls() {
     let mut heard = Vec::new();
     let _ = soon("the end", plain.read_to_end(&mut heard)).await;
     assert!(heard.is_empty(), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_port_declared_for_requests_takes_no_other_bytes() {
+    let control = Control::start();
+    control.change(|state| {
+        state.policies.insert("api".to_owned(), vec![allow("web")]);
+    });
+    let plan = Plan { declared: Some(Protocol::Http1), ..serves("api", apps::echo().await) };
+    let api = plan.start(&control).await;
+    // Its caller was told otherwise.
+    let plan = Plan { speaks: Some(Protocol::Tcp), ..calls("web", "api") };
+    let web = plan.start(&control).await;
+    control.settled().await;
+    let mut stream = TcpStream::connect(web.to()).await.unwrap();
+    stream.write_all(b"\x01bytes").await.unwrap();
+    let mut heard = Vec::new();
+    let _ = soon("the end", stream.read_to_end(&mut heard)).await;
+    assert!(heard.is_empty(), "{heard:?}");
+    api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"wrong_protocol\"}").await;
+}
+
+#[tokio::test]
+async fn a_client_that_thinks_before_it_speaks_gets_one_connection() {
+    let pair = Pair::start(apps::echo().await, vec![allow("web")]).await;
+    let mut stream = TcpStream::connect(pair.web.to()).await.unwrap();
+    // The upstream is opened because the client is silent; it is used when the client speaks after all.
+    pair.api.metric("mesh_connections_total{direction=\"inbound\",tls=\"mutual\"} 1").await;
+    stream.write_all(b"\x01late").await.unwrap();
+    let mut echoed = [0; 5];
+    soon("the echo", stream.read_exact(&mut echoed)).await.unwrap();
+    let line = pair.api.metric("mesh_connections_total{direction=\"inbound\",tls=\"mutual\"}").await;
+    assert!(line.ends_with(" 1"), "{line}");
 }

@@ -72,12 +72,21 @@ pub(crate) struct Plan<'a> {
     pub(crate) app: Option<SocketAddr>,
     pub(crate) declared: Option<Protocol>,
     pub(crate) calls: Option<&'a str>,
+    pub(crate) speaks: Option<Protocol>,
     pub(crate) drain: Duration,
 }
 
 /// A workload that serves.
 pub(crate) fn serves(name: &str, app: SocketAddr) -> Plan<'_> {
-    Plan { name, instance: name, app: Some(app), declared: None, calls: None, drain: Duration::from_secs(2) }
+    Plan {
+        name,
+        instance: name,
+        app: Some(app),
+        declared: None,
+        calls: None,
+        speaks: None,
+        drain: Duration::from_secs(2),
+    }
 }
 
 /// A workload that calls.
@@ -88,6 +97,7 @@ pub(crate) fn calls<'a>(name: &'a str, service: &'a str) -> Plan<'a> {
         app: None,
         declared: None,
         calls: Some(service),
+        speaks: None,
         drain: Duration::from_secs(2),
     }
 }
@@ -107,7 +117,7 @@ impl Plan<'_> {
             service: service.parse().unwrap(),
             port: None,
             listen: loopback,
-            protocol: None,
+            protocol: self.speaks,
         });
         let config = Config {
             instance: self.instance.parse().unwrap(),
