@@ -69,7 +69,7 @@ pub enum OpenError {
     /// The key is not the one it was sealed with.
     #[error(
         "the store in {path} was sealed under another key; put its own seal.key back into {state}, or bring back a backup \
-         whose key you have: `meshctl restore FILE --state-dir NEW-DIRECTORY`"
+         whose key you have: `meshctl restore FILE --seal-key KEY-FILE --state-dir NEW-DIRECTORY`"
     )]
     WrongSealKey {
         /// Where.
@@ -81,7 +81,7 @@ pub enum OpenError {
     #[error(
         "the store in {path} is damaged: {problem}; it was left as it was and nothing is served from it. Salvage all that \
          still verifies with `meshctl check --repair-store --state-dir {state}`, or bring back a backup with \
-         `meshctl restore FILE --state-dir NEW-DIRECTORY`"
+         `meshctl restore FILE --seal-key {state}/seal.key --state-dir NEW-DIRECTORY`"
     )]
     Damaged {
         /// Where.
@@ -122,11 +122,13 @@ pub enum OpenError {
     /// A repair found nothing that verifies.
     #[error(
         "nothing in {path} verifies any more ({problem}); it was left as it was. Bring back a backup with \
-         `meshctl restore FILE --state-dir NEW-DIRECTORY`"
+         `meshctl restore FILE --seal-key {state}/seal.key --state-dir NEW-DIRECTORY`"
     )]
     NothingLeft {
         /// Where.
         path: PathBuf,
+        /// Its state directory.
+        state: PathBuf,
         /// What was found instead.
         problem: String,
     },

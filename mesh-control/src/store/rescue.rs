@@ -112,7 +112,8 @@ pub fn repair(dir: &Path, seal: Arc<SealKey>) -> Result<RepairReport, OpenError>
     let empty = tip.sequence == 0 && found.meta.is_empty();
     if empty && (expected != Some(0) || manifest.as_ref().is_some_and(|m| !m.meta.is_empty())) {
         let problem = problems.join("; ");
-        return Err(OpenError::NothingLeft { path: dir.to_path_buf(), problem });
+        let (path, state) = (dir.to_path_buf(), place.state_dir());
+        return Err(OpenError::NothingLeft { path, state, problem });
     }
     build(&place, &seal, &NoFaults, &found, &ledger)?;
     let kept_as = match source.filter(|source| *source == place.data()) {

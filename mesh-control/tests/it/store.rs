@@ -5,6 +5,7 @@ mod crash;
 mod damage;
 mod full_disk;
 mod kill;
+mod power;
 mod property;
 mod rescue;
 mod suite;
