@@ -190,6 +190,7 @@ pub fn open_with(dir: &Path, seal: Arc<SealKey>, options: Options) -> Result<Sle
         rescue::create(&place, &seal, &*options.faults)?;
     }
     remove_tree(&place.data_new()).map_err(io("cleared of a leftover"))?;
+    place.sweep_exports().map_err(io("cleared of a leftover"))?;
     let (engine, ledger, manifest) = checked(&place, &seal)?;
     let present = Manifest::of(manifest.database, &ledger);
     if present != manifest {

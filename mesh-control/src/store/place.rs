@@ -106,6 +106,22 @@ impl Place {
         Ok(found)
     }
 
+    /// Removes exports that were never finished: each kill during one leaves its part behind.
+    pub(super) fn sweep_exports(&self) -> io::Result<()> {
+        let entries = match fs::read_dir(self.exports()) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "new") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the directory if it is missing, and takes its lock; `None`: somebody else has it.
     pub(super) fn claim(&self) -> io::Result<Option<Lock>> {
         make_directory(&self.dir)?;
