@@ -1,6 +1,6 @@
 //! Who the peer is, and whether we believe it: every rule for a peer's certificate, in one function.
 //!
-//! `tls` calls [`Judge::verify`] inside each handshake, in both roles; a proxy calls [`peer_identity`] after a finished
+//! `tls` calls `Judge::verify` inside each handshake, in both roles; a proxy calls [`peer_identity`] after a finished
 //! one. The rules are those of SPIFFE X509-SVID and of RFC 5280, sharpened: exactly one URI SAN of byte-exact SPIFFE
 //! grammar; the bundle that validated the chain is that of the trust domain in the name; not an authority and without
 //! signing usages; the extended key usage of its role; validity, path length, constraints of the whole chain, the root

@@ -1,6 +1,6 @@
 //! Attestation: from evidence to an identity.
 //!
-//! The server asks [`attest`] for each request. There are three kinds of evidence: the kernel's word on who is at the
+//! The server asks `attest` for each request. There are three kinds of evidence: the kernel's word on who is at the
 //! other end of a Unix socket ([`unix_peer`]), a one-time join token ([`join_token`]), and a valid SVID of this mesh, which
 //! renews itself. Names inside the certificate request are never evidence.
 
