@@ -27,6 +27,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A stream that lived this long was a good one: the next pause is short again.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// After so many failures in a row a new certificate is asked for. The one in use may be refused (its serial revoked, its root
+/// retired while this proxy was cut off), the roots known here may be old, or the control plane may have moved: the
+/// answer to a renewal brings all of them, and otherwise only the next one would, hours later.
+const FAILURES_PER_RENEWAL: u32 = 3;
 /// How often what is held is told, so that divergence is found.
 const DIGEST_EVERY: Duration = Duration::from_secs(30);
 /// Messages that wait to be sent.
@@ -95,6 +99,7 @@ impl Client {
     /// Runs until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut pause = PAUSE_MIN;
+        let mut failures = 0_u32;
         loop {
             let began = clock::now();
             // A stream that is dropped ends at the other side too.
@@ -102,7 +107,11 @@ impl Client {
                 () = shutdown.cancelled() => return,
                 ended = self.stream() => ended,
             };
-            self.link.state.connected.store(false, Ordering::Relaxed);
+            let was_connected = self.link.state.connected.swap(false, Ordering::Relaxed);
+            failures = if was_connected { 0 } else { failures.saturating_add(1) };
+            if failures > 0 && failures.is_multiple_of(FAILURES_PER_RENEWAL) {
+                self.renew_now.notify_one();
+            }
             tracing::warn!(problem = %ended, retry_in = ?pause, "no control plane; going on with what is known");
             let lived = clock::now().saturating_duration_since(began);
             pause = if lived > GOOD_AFTER { PAUSE_MIN } else { pause.saturating_mul(2).min(PAUSE_MAX) };

@@ -187,6 +187,11 @@ impl Control {
         *self.inner.lifetime.lock().unwrap() = Some(lifetime);
     }
 
+    /// Certificates issued from now on say that the control plane is at another address; gives the one before.
+    pub(crate) fn set_address(&self, address: &str) -> String {
+        std::mem::replace(&mut *self.inner.address.lock().unwrap(), address.to_owned())
+    }
+
     /// Waits until all registered proxies use the newest revision.
     pub(crate) async fn settled(&self) {
         self.until("all proxies acknowledge", |state| {
@@ -354,13 +359,14 @@ impl v1::identity_server::Identity for Service {
         let instance: InstanceName = instance.parse().unwrap();
         let lifetime = *self.0.lifetime.lock().unwrap();
         let order = Order { csr_der: &csr_der, id: &id, instance: &instance, lifetime, attestor: "test" };
+        let control_address = self.0.address.lock().unwrap().clone();
         let issued = self.0.authority.issue(&order, SystemTime::now());
         let issued = issued.map_err(|error| Status::permission_denied(error.to_string()))?;
         Ok(Response::new(v1::IssueResponse {
             chain_der: issued.chain_der,
             bundles: self.0.authority.bundles().iter().map(v1::Bundle::from).collect(),
             spiffe_id: id.to_string(),
-            control_address: self.0.address.lock().unwrap().clone(),
+            control_address,
             control_identity: control_identity(&self.0.domain).to_string(),
             reissue_epoch: issued.reissue_epoch,
         }))

@@ -43,6 +43,23 @@ async fn without_a_control_plane_everything_goes_on() {
 }
 
 #[tokio::test]
+async fn a_proxy_that_cannot_connect_renews_long_before_it_is_due_and_learns_the_new_address() {
+    let control = super::control::Control::start();
+    // Due in half a minute at the earliest.
+    control.set_lifetime(Duration::from_secs(90));
+    let right = control.set_address("127.0.0.1:1");
+    let correcting = async {
+        while control.inner.authority.issued().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        control.set_address(&right);
+    };
+    // It is ready when it has a snapshot, which it gets from the right address only.
+    let (api, ()) = tokio::join!(super::world::serves("api", apps::echo().await).start(&control), correcting);
+    api.metric("mesh_control_connected 1").await;
+}
+
+#[tokio::test]
 async fn certificates_are_renewed_and_old_connections_live_on() {
     let control = super::control::Control::start();
     control.set_lifetime(Duration::from_secs(6));
