@@ -504,3 +504,6 @@ impl Tasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

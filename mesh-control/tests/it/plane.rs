@@ -44,9 +44,8 @@ impl Plane {
         let shutdown = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
         let task = tokio::spawn(run(config, ready, shutdown.clone()));
-        let running = match tokio::time::timeout(PATIENCE, is_ready).await.expect("ready in time") {
-            Ok(running) => running,
-            Err(_) => panic!("the control plane did not start: {:?}", task.await),
+        let Ok(running) = tokio::time::timeout(PATIENCE, is_ready).await.expect("ready in time") else {
+            panic!("the control plane did not start: {:?}", task.await);
         };
         Self { running, dir, shutdown, task }
     }

@@ -231,3 +231,33 @@ async fn the_policy_of_fifty_proxies_changes_within_a_second() {
     );
     assert!(took[CHANGES - 1] < Duration::from_secs(1), "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn edges_add_up_what_proxies_report() {
+    use mesh_proto::wire::v1::telemetry_client::TelemetryClient;
+    let plane = Plane::start().await;
+    let payments = FakeProxy::join(&plane, &Script::new("payments")).await;
+    let edge = v1::EdgeStats {
+        source: "spiffe://mesh.local/ns/default/sa/web".into(),
+        destination: "spiffe://mesh.local/ns/default/sa/payments".into(),
+        service: "default/payments".into(),
+        port: 8080,
+        protocol: "http1".into(),
+        tls_version: "TLSv1.3".into(),
+        allowed: 3,
+        latency_us: vec![v1::Bucket { index: mesh_proto::ops::histogram::index(1_000), count: 3 }],
+        ..Default::default()
+    };
+    let event =
+        v1::SecurityEvent { kind: "expired".into(), peer: "10.0.0.1".into(), count: 2, ..Default::default() };
+    let event = v1::SecurityEvent { time_ms: u64::MAX, ..event };
+    let report = v1::ProxyReport { edges: vec![edge], events: vec![event], ..Default::default() };
+    let mut client = TelemetryClient::new(crate::fake::channel(&payments.identity).await.unwrap());
+    client.report(tokio_stream::iter([report.clone(), report])).await.unwrap();
+    let edges = plane.admin().await.edges(v1::EdgesRequest {}).await.unwrap().into_inner().edges;
+    assert_eq!(edges.len(), 1, "{edges:?}");
+    assert_eq!(edges[0].stats.as_ref().unwrap().allowed, 6);
+    assert!((500..2_000).contains(&edges[0].p99_us), "{edges:?}");
+    let warnings = plane.status().await.warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("payments-1: 4 × expired")), "{warnings:?}");
+}
