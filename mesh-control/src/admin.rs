@@ -60,6 +60,19 @@ pub(crate) struct Control {
 }
 
 impl Control {
+    /// Does what may take long (thousands of documents) on a thread that nobody else waits for.
+    ///
+    /// # Errors
+    /// Those of `work`; and when it panicked, which ends this call alone.
+    pub(crate) async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let control = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&control)).await;
+        done.unwrap_or_else(|_| Err(Status::internal("the work broke off; please report what was asked")))
+    }
+
     /// Writes to the store and counts it.
     ///
     /// # Errors

@@ -352,6 +352,7 @@ impl Plane {
             shutdown: shutdown.clone(),
         };
         let telemetry = TelemetryService {
+            mesh: mesh.clone(),
             traffic: traffic.clone(),
             metrics: metrics.clone(),
             shutdown: shutdown.clone(),

@@ -1,6 +1,7 @@
 //! Takes in what proxies report about traffic, and passes security events to the log.
 
 use crate::clock;
+use crate::discovery::fanout::Mesh;
 use crate::discovery::server::proven_peer;
 use crate::metrics::Metrics;
 use crate::traffic::{Reporter, Traffic};
@@ -18,6 +19,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The service.
 pub(crate) struct TelemetryService {
+    /// Who is revoked.
+    pub(crate) mesh: Arc<Mesh>,
     /// Where reports go.
     pub(crate) traffic: Arc<Traffic>,
     /// Where they are counted.
@@ -40,6 +43,12 @@ impl Telemetry for TelemetryService {
                 report = reports.message() => report,
             };
             let Ok(Some(report)) = report else { return Ok(Response::new(ReportAck {})) };
+            if peer.is_revoked(&self.mesh.world().trust.revocations) {
+                return Err(Status::permission_denied(format!(
+                    "{} or its certificate has been revoked",
+                    peer.id
+                )));
+            }
             self.metrics.reported();
             for found in self.traffic.add(from, report, clock::unix_ms(clock::wall())) {
                 tracing::warn!(

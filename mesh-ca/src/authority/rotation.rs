@@ -136,7 +136,11 @@ impl Authority {
             inner.records.saw(&proxy.instance, now);
         }
         inner.records.prune(now);
-        let intermediate_rotated = self.renew_intermediate_if_due(&mut inner, now)?;
+        let intermediate_rotated = match self.renew_intermediate_if_due(&mut inner, now) {
+            // The rotation is what mends that; it must not wait for it.
+            Err(AuthorityError::RootExpired) if inner.core.rotation.is_some() => false,
+            done => done?,
+        };
         // Prepare, trust, sign and retire may follow each other at once in a mesh without proxies.
         for _ in Phase::ALL {
             if !self.step(&mut inner, fleet, now)? {

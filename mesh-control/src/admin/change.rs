@@ -9,14 +9,16 @@ use super::receipts::{Issued, affected};
 use super::{Control, ms, store_status};
 use crate::clock;
 use crate::index::{Parts, World};
+use crate::local::registry::WorkloadKey;
 use crate::store::write::{ResourceChange, Verb, Write};
 use mesh_proto::name::{Namespace, ObjectName};
 use mesh_proto::resource::problem::Code;
 use mesh_proto::resource::role::AdminAction;
 use mesh_proto::resource::{Catalog, Kind, Problem, Resource, ResourceKey, Severity, SourceDocument};
 use mesh_proto::wire::v1;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tonic::Status;
 
 /// Whether a change takes effect.
@@ -52,6 +54,25 @@ struct Intent {
     resource: Option<Resource>,
 }
 
+impl Intent {
+    fn write(&self, key: &ResourceKey) -> ResourceChange {
+        ResourceChange {
+            key: key.clone(),
+            file: self.document.file.clone(),
+            line: self.document.line,
+            yaml: self.resource.as_ref().map(|_| self.document.yaml.clone()),
+        }
+    }
+}
+
+/// A change that may be made.
+struct Judged {
+    response: v1::ApplyResponse,
+    writes: Vec<ResourceChange>,
+    catalog: Arc<Catalog>,
+    affected: BTreeSet<WorkloadKey>,
+}
+
 /// A change as a whole.
 struct Plan {
     verb: Verb,
@@ -62,7 +83,7 @@ struct Plan {
 impl Control {
     /// Applies documents.
     pub(super) async fn apply(
-        &self,
+        self: &Arc<Self>,
         actor: &Actor,
         request: v1::ApplyRequest,
     ) -> Result<v1::ApplyResponse, Status> {
@@ -72,7 +93,7 @@ impl Control {
         }
         let count = documents.len();
         let file = documents.first().map(|document| document.file.clone()).unwrap_or_default();
-        let read = documents::read(documents)?;
+        let read = self.aside(move |_| documents::read(documents)).await?;
         let intent = |Read { document, resource }| Intent { document, resource: Some(resource) };
         let plan = Plan {
             verb: Verb::Apply,
@@ -84,7 +105,7 @@ impl Control {
 
     /// Deletes objects; each must exist.
     pub(super) async fn delete(
-        &self,
+        self: &Arc<Self>,
         actor: &Actor,
         request: v1::DeleteRequest,
     ) -> Result<v1::ApplyResponse, Status> {
@@ -116,11 +137,18 @@ impl Control {
 
     /// Brings the resources of a past revision back, as a new revision.
     pub(super) async fn rollback(
-        &self,
+        self: &Arc<Self>,
         actor: &Actor,
         request: v1::RollbackRequest,
     ) -> Result<v1::ApplyResponse, Status> {
         let v1::RollbackRequest { revision, dry_run } = request;
+        let intents = self.aside(move |control| control.intents_back_to(revision)).await?;
+        let plan = Plan { verb: Verb::Rollback, intents, detail: format!("to revision {revision}") };
+        self.carry_out(actor, plan, Run::from(dry_run)).await
+    }
+
+    /// What must become of each object to bring a past revision back.
+    fn intents_back_to(&self, revision: u64) -> Result<BTreeMap<ResourceKey, Intent>, Status> {
         let changes = self.store.read().changes_back_to(revision).map_err(|error| store_status(&error))?;
         let mut intents = BTreeMap::new();
         let mut problems = Vec::new();
@@ -143,15 +171,44 @@ impl Control {
         if !problems.is_empty() {
             return Err(documents::refusal(&problems, &sources));
         }
-        let plan = Plan { verb: Verb::Rollback, intents, detail: format!("to revision {revision}") };
-        self.carry_out(actor, plan, Run::from(dry_run)).await
+        Ok(intents)
     }
 
-    async fn carry_out(&self, actor: &Actor, plan: Plan, run: Run) -> Result<v1::ApplyResponse, Status> {
+    async fn carry_out(
+        self: &Arc<Self>,
+        actor: &Actor,
+        plan: Plan,
+        run: Run,
+    ) -> Result<v1::ApplyResponse, Status> {
         actor.require(&self.mesh.world().catalog, run.action())?;
         let _turn = self.changing.lock().await;
-        let world = self.mesh.world();
         let Plan { verb, intents, detail } = plan;
+        let (judge, now) = (actor.clone(), clock::wall());
+        let judged = self.aside(move |control| control.judge(&judge, intents, run, now)).await?;
+        let Judged { mut response, writes, catalog, affected } = judged;
+        if writes.is_empty() || run == Run::Dry {
+            return Ok(response);
+        }
+        let objects = writes.len();
+        let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
+        let committed = self.commit(write).await?;
+        let affected = Some(Arc::new(affected));
+        self.receipts.add(Issued { revision: committed.revision, affected, at: clock::monotonic() });
+        self.mesh.set_catalog(committed.revision, catalog);
+        tracing::info!(%actor, %verb, revision = committed.revision, objects, "resources changed");
+        response.revision = committed.revision;
+        Ok(response)
+    }
+
+    /// Compares with what is there, checks the whole, and finds out whom it concerns.
+    fn judge(
+        &self,
+        actor: &Actor,
+        intents: BTreeMap<ResourceKey, Intent>,
+        run: Run,
+        now: SystemTime,
+    ) -> Result<Judged, Status> {
+        let world = self.mesh.world();
         let mut changes = Vec::new();
         let mut writes = Vec::new();
         for (key, intent) in &intents {
@@ -159,46 +216,29 @@ impl Control {
             changes.push(change);
             if is_needed {
                 check_owner(actor, &world.catalog, key, intent, run)?;
-                writes.push(ResourceChange {
-                    key: key.clone(),
-                    file: intent.document.file.clone(),
-                    line: intent.document.line,
-                    yaml: intent.resource.as_ref().map(|_| intent.document.yaml.clone()),
-                });
+                writes.push(intent.write(key));
             }
         }
-        let changed: Vec<ResourceKey> = writes.iter().map(|write| write.key.clone()).collect();
         let sources: Vec<SourceDocument> = intents.values().map(|intent| intent.document.clone()).collect();
         let keys: Vec<ResourceKey> = intents.keys().cloned().collect();
         let catalog =
             world.catalog.with_changes(intents.into_iter().map(|(key, intent)| (key, intent.resource)));
-        let now = clock::wall();
         let mut problems = catalog.check(&keys, &world.targets(), clock::unix_s(now));
         problems.extend(self.check_domain(&catalog));
         if problems.iter().any(Problem::is_error) {
             problems.retain(Problem::is_error);
             return Err(documents::refusal(&problems, &sources));
         }
-        let findings = documents::findings(&problems);
-        let mut response = v1::ApplyResponse { revision: 0, changes, findings, affected_proxies: 0 };
-        if changed.is_empty() {
-            return Ok(response);
-        }
         let catalog = Arc::new(catalog);
-        let next = self.hypothetical(&world, catalog.clone());
-        let affected = affected(&world, &next, &self.mesh.fleet);
-        response.affected_proxies = u32::try_from(affected.len()).unwrap_or(u32::MAX);
-        if run == Run::Dry {
-            return Ok(response);
-        }
-        let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
-        let committed = self.commit(write).await?;
-        let affected = Some(Arc::new(affected));
-        self.receipts.add(Issued { revision: committed.revision, affected, at: clock::monotonic() });
-        self.mesh.set_catalog(committed.revision, catalog);
-        tracing::info!(%actor, %verb, revision = committed.revision, objects = changed.len(), "resources changed");
-        response.revision = committed.revision;
-        Ok(response)
+        let affected = if writes.is_empty() {
+            BTreeSet::new()
+        } else {
+            affected(&world, &self.hypothetical(&world, catalog.clone()), &self.mesh.fleet)
+        };
+        let affected_proxies = u32::try_from(affected.len()).unwrap_or(u32::MAX);
+        let findings = documents::findings(&problems);
+        let response = v1::ApplyResponse { revision: 0, changes, findings, affected_proxies };
+        Ok(Judged { response, writes, catalog, affected })
     }
 
     /// The world as it would be with other resources.

@@ -4,6 +4,7 @@ use super::access::Actor;
 use super::change::Run;
 use super::receipts::{self, Issued};
 use super::{Control, store_status};
+use crate::advise;
 use crate::clock;
 use futures_util::Stream;
 use mesh_proto::resource::role::AdminAction::{Certify, Operate, View};
@@ -68,7 +69,8 @@ impl Admin for AdminService {
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
         self.caller(&request, View)?;
-        self.control.objects(request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        self.control.aside(move |control| control.objects(&request)).await.map(Response::new)
     }
 
     async fn r#await(&self, request: Request<v1::AwaitRequest>) -> Answer<Self::AwaitStream> {
@@ -88,17 +90,21 @@ impl Admin for AdminService {
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Answer<v1::HistoryResponse> {
         self.caller(&request, View)?;
-        self.control.history(request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        self.control.aside(move |control| control.history(&request)).await.map(Response::new)
     }
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Answer<v1::DiffResponse> {
         self.caller(&request, View)?;
-        self.control.difference(request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        self.control.aside(move |control| control.difference(&request)).await.map(Response::new)
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         self.caller(&request, View)?;
-        crate::advise::explain(&self.control, request.into_inner(), clock::wall()).map(Response::new)
+        let request = request.into_inner();
+        let explained = self.control.aside(move |control| advise::explain(control, request, clock::wall()));
+        explained.await.map(Response::new)
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {

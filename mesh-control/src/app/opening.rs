@@ -10,12 +10,13 @@ use crate::local::registry::Registry;
 use crate::state_dir::StateDir;
 use crate::store::view::StoredResource;
 use crate::store::{self, Store};
-use mesh_ca::authority::{Authority, AuthorityConfig, AuthorityError, BroughtRoot};
+use mesh_ca::authority::{Authority, AuthorityConfig, AuthorityError, BroughtRoot, Phase, RotateRoot};
 use mesh_ca::seal::{Missing, SealKey};
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::InstanceName;
 use mesh_proto::resource::{self, Catalog, Resource, SourceDocument};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// The name of the registry in the store.
 pub(super) const REGISTRY: &str = "registry";
@@ -128,7 +129,28 @@ fn authority(
         absent_grace: config.absent_grace,
         ..AuthorityConfig::new(trust_domain)
     };
-    Ok(Authority::open(authority, Arc::new(StoredAuthority(store)), seal, clock::wall())?)
+    let now = clock::wall();
+    let authority = Authority::open(authority, Arc::new(StoredAuthority(store)), seal, now)?;
+    revive(&authority, now)?;
+    Ok(authority)
+}
+
+/// Replaces a root that has expired while the control plane was away. Nothing below it is valid any more, so there is nobody
+/// to be considerate of, and without a root there would be no certificate to serve `meshctl ca rotate` with.
+fn revive(authority: &Authority, now: SystemTime) -> Result<(), AuthorityError> {
+    let status = authority.status(&[], now);
+    if status.roots.iter().any(|root| root.not_after > now) {
+        return Ok(());
+    }
+    tracing::error!("the root has expired; it is replaced now, and every workload renews");
+    if status.phase.is_none() {
+        authority.rotate_root(RotateRoot::Start, now)?;
+    }
+    // The steps of a rotation, each taken by one tick at the latest, and one to see that it is over.
+    for _ in 0..=Phase::ALL.len() {
+        authority.tick(now, &[])?;
+    }
+    Ok(())
 }
 
 /// All documents that can be read, and sentences about those that cannot: one bad object never blocks the others.
@@ -156,4 +178,41 @@ fn catalog<'a>(stored: impl Iterator<Item = &'a StoredResource>) -> (Catalog, Ve
 #[expect(clippy::expect_used, reason = "a literal that is a DNS label")]
 pub(super) fn own_instance() -> InstanceName {
     "mesh-control".parse().expect("a DNS label")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use mesh_ca::client::first;
+    use std::time::Duration;
+
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    /// Two years after the beginning that every test shares.
+    fn much_later() -> SystemTime {
+        clock::wall() + YEAR * 2
+    }
+
+    #[tokio::test]
+    async fn an_expired_root_is_replaced_at_the_start() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let seal = SealKey::from_bytes(&[7; 32]);
+        let open = |now| {
+            let config = AuthorityConfig::new("mesh.local".parse().unwrap());
+            Authority::open(config, Arc::new(StoredAuthority(store.clone())), &seal, now).unwrap()
+        };
+        let old = open(clock::wall()).root_sha256();
+        let authority = open(much_later());
+        revive(&authority, much_later()).unwrap();
+        assert_ne!(authority.root_sha256(), old);
+        assert_eq!(authority.bundles()[0].roots.len(), 1, "the expired one is gone");
+        let issuer = mesh_ca::authority::server::SelfIssuer {
+            authority: Arc::new(authority),
+            instance: own_instance(),
+            control_address: String::new(),
+            clock: much_later,
+        };
+        first(&issuer, &issuer.instance).await.unwrap();
+    }
 }

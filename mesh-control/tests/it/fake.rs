@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// What a proxy has seen so far.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default)]
 pub(crate) struct View {
     pub(crate) items: Items,
     pub(crate) revision: u64,
@@ -27,6 +27,14 @@ pub(crate) struct View {
     pub(crate) full: u32,
     /// Why the stream ended, if it did.
     pub(crate) ended: Option<String>,
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { items, revision, updates, full, ended } = self;
+        let keys: Vec<&str> = items.iter().map(mesh_proto::wire::item::Item::key).collect();
+        write!(f, "{keys:?} at {revision}, {updates} updates, {full} whole, ended {ended:?}")
+    }
 }
 
 impl View {

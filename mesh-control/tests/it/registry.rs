@@ -88,6 +88,13 @@ async fn a_proxy_that_holds_something_else_gets_everything_anew() {
     let plane = Plane::start().await;
     let web = FakeProxy::join(&plane, &Script::new("web")).await;
     let right = web.wait("a snapshot", |view| view.updates == 1).await;
+    // Before its confirmation has arrived, what a proxy says it holds means nothing.
+    let confirmed = async {
+        while !plane.status().await.proxies.iter().all(|proxy| proxy.state == "in-sync") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, confirmed).await.expect("confirmed");
     let digest = v1::Digest { revision: 0, digest: right.items.digest().to_vec(), svid_serial: Vec::new() };
     web.say(v1::proxy_message::Kind::Digest(digest)).await;
     let wrong = v1::Digest { revision: 0, digest: vec![7; 32], svid_serial: Vec::new() };
