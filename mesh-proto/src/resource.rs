@@ -30,6 +30,7 @@ pub use key::{Kind, ResourceKey};
 pub use meta::Meta;
 pub use problem::{Problem, Severity};
 
+use document::DOCUMENT_BYTES_MAX;
 use problem::Code;
 use reader::{At, Reader};
 use yaml::Map;
@@ -58,6 +59,10 @@ pub enum Resource {
     Workload(service::Workload),
 }
 
+/// Canonical YAML is at most eight times as long as what was read (a list `[a, a, …]` becomes one line for each entry), so
+/// that below this size it is always a document again.
+const GROWTH_UNCHECKED_BYTES: usize = DOCUMENT_BYTES_MAX / 16;
+
 /// Reads one document.
 ///
 /// # Errors
@@ -65,7 +70,11 @@ pub enum Resource {
 pub fn parse(document: &SourceDocument) -> Result<Resource, Vec<Problem>> {
     let root = tree::read(document).map_err(|problem| vec![problem])?;
     let mut reader = Reader::new(document.file.as_str().into());
-    let resource = read(&mut reader, At { node: &root, path: String::new() });
+    let root = At { node: &root, path: String::new() };
+    let resource = read(&mut reader, root.clone());
+    if let Some(resource) = resource.as_ref().filter(|_| document.yaml.len() > GROWTH_UNCHECKED_BYTES) {
+        refuse_growth(&mut reader, &root, resource);
+    }
     let mut problems = reader.into_problems();
     match resource {
         Some(resource) if problems.is_empty() => Ok(resource),
@@ -84,6 +93,17 @@ pub fn parse(document: &SourceDocument) -> Result<Resource, Vec<Problem>> {
             }
             Err(problems)
         }
+    }
+}
+
+/// What is accepted must be readable again from its canonical text.
+fn refuse_growth(reader: &mut Reader, root: &At<'_>, resource: &Resource) {
+    let bytes = resource.to_yaml().len();
+    if bytes > DOCUMENT_BYTES_MAX {
+        let message = format!(
+            "the object has {bytes} bytes when written out; at most {DOCUMENT_BYTES_MAX} are allowed, split it"
+        );
+        reader.error(root, Code::TooLarge, message);
     }
 }
 

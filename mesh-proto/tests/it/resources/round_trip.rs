@@ -262,3 +262,21 @@ proptest! {
         }
     }
 }
+
+/// What is accepted is stored in its canonical form, and must be readable from there.
+#[test]
+fn an_object_that_grows_beyond_the_limit_is_refused_when_read() {
+    let of = |sources: usize, rules: usize| {
+        let rule = format!("{{from: [{}]}}", vec!["{role: a}"; sources].join(","));
+        let yaml = format!(
+            "{{apiVersion: meshctl.io/v1alpha1, kind: AccessPolicy, metadata: {{name: a}}, spec: {{rules: [{}]}}}}",
+            vec![rule; rules].join(",")
+        );
+        parse(&SourceDocument { file: "f".to_owned(), line: 1, yaml })
+    };
+    let big = of(1000, 40).unwrap();
+    let again = SourceDocument { file: "f".to_owned(), line: 1, yaml: big.to_yaml() };
+    assert_eq!(parse(&again).unwrap(), big);
+    let problems = of(1000, 60).unwrap_err();
+    assert!(problems[0].message.contains("when written out"), "{}", problems[0]);
+}
