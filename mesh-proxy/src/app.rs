@@ -30,7 +30,7 @@ use crate::observe::record::RECORDS_MAX;
 use crate::observe::report::{REPORTS_MAX, Reporter};
 use crate::observe::{Shard, telemetry};
 use crate::outbound::Intent;
-use crate::{Config, ProxyError, Ready};
+use crate::{Config, ProxyError, Ready, Stops};
 use mesh_ca::client::{Identity, Issuer};
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::Namespace;
@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 const WANTED_MAX: usize = 256;
 /// How long new calls are still taken after the control plane was told that this workload goes away: within it every
 /// other proxy has stopped choosing it. A quarter of the drain time at most.
-const LEAVE_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const LEAVE_AFTER: Duration = Duration::from_millis(500);
 /// Time for the last report and the last acknowledgement at shutdown.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -53,7 +53,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 pub(crate) async fn run(
     config: Config,
     ready: oneshot::Sender<Ready>,
-    shutdown: CancellationToken,
+    Stops { leaving, shutdown }: Stops,
 ) -> Result<(), ProxyError> {
     mesh_ca::install_crypto();
     descriptors::raise();
@@ -89,7 +89,6 @@ pub(crate) async fn run(
     let mesh_address = sockets.mesh.address;
     let trust_domain = first.svid.id().trust_domain();
     let feeds = Control { config: &config, issuer, first, wiring: &wiring, mesh_address };
-    let leaving = CancellationToken::new();
     let data = feeds.start(&mut tasks, publish, log, (&ends, &leaving));
 
     let mut have_snapshot = wiring.applied.clone();
@@ -113,8 +112,9 @@ pub(crate) async fn run(
         () = shutdown.cancelled() => None,
         failed = threads.wait_any() => failed,
     };
+    let has_left = leaving.is_cancelled();
     leaving.cancel();
-    if failed.is_none() {
+    if failed.is_none() && !has_left {
         tokio::time::sleep(LEAVE_AFTER.min(config.drain / 4)).await;
     }
     drain.cancel();

@@ -38,6 +38,7 @@ pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerC
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -108,5 +109,30 @@ pub async fn run(
     ready: oneshot::Sender<Ready>,
     shutdown: CancellationToken,
 ) -> Result<(), ProxyError> {
-    app::run(config, ready, shutdown).await
+    run_until(config, ready, Stops { leaving: CancellationToken::new(), shutdown }).await
+}
+
+/// How a proxy is told to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// The workload is going away: other proxies stop choosing it, while everything that comes is still served. After
+    /// [`LEAVE_AFTER`] nothing new comes, and the application can be told to end without failing a request.
+    pub leaving: CancellationToken,
+    /// Drain and end. Without `leaving` before it, the proxy announces its leave and waits by itself.
+    pub shutdown: CancellationToken,
+}
+
+/// How long after a workload's leave was announced every other proxy has stopped choosing it.
+pub const LEAVE_AFTER: Duration = app::LEAVE_AFTER;
+
+/// Like [`run`], with an announced leave before the end.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(
+    config: Config,
+    ready: oneshot::Sender<Ready>,
+    stops: Stops,
+) -> Result<(), ProxyError> {
+    app::run(config, ready, stops).await
 }

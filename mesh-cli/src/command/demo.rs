@@ -66,7 +66,10 @@ pub(crate) async fn run(args: DemoArgs, global: &Global) -> Result<Exit, Failure
     };
     stage.world.end().await;
     let is_good = played.is_ok() && stage.expectations.iter().all(|expectation| expectation.is_met);
-    let is_interrupted = matches!(&played, Err(failure) if failure.kind == Kind::Interrupted);
+    let is_interrupted = matches!(
+        &played,
+        Err(failure) if failure.kind == Kind::Interrupted || failure.kind == Kind::ReaderGone
+    );
     if args.keep || !(is_good || is_interrupted) {
         place.keep();
     }

@@ -77,6 +77,7 @@ pub(crate) struct UpArgs {
 /// # Errors
 /// When it cannot start or fails.
 pub(crate) async fn run(args: UpArgs, session: &Session) -> Result<Exit, Failure> {
+    check_lifetimes(&args)?;
     check_not_running(session).await?;
     check_state_dir(&session.state_dir)?;
     check_port(args.listen, "--listen")?;
@@ -115,7 +116,8 @@ fn failed(error: &mesh_control::ControlError, session: &Session) -> Failure {
     Failure::failed(chain(error)).next(format!("meshctl check --state-dir {}", session.state_dir.display()))
 }
 
-fn to_config(args: &UpArgs, session: &Session) -> Result<mesh_control::Config, Failure> {
+/// A certificate must outlive its issue, and its issuer must outlive it.
+fn check_lifetimes(args: &UpArgs) -> Result<(), Failure> {
     for (flag, lifetime, least) in [
         ("--svid-lifetime", args.svid_lifetime, Duration::from_secs(3)),
         ("--intermediate-lifetime", args.intermediate_lifetime, Duration::from_secs(10)),
@@ -134,6 +136,10 @@ fn to_config(args: &UpArgs, session: &Session) -> Result<mesh_control::Config, F
             "a certificate cannot outlive its issuer: --svid-lifetime ≤ --intermediate-lifetime ≤ --root-lifetime",
         ));
     }
+    Ok(())
+}
+
+fn to_config(args: &UpArgs, session: &Session) -> Result<mesh_control::Config, Failure> {
     let mut config = mesh_control::Config::new(session.state_dir.clone());
     config.listen = args.listen;
     config.trust_domain = args.trust_domain.clone();

@@ -105,6 +105,18 @@ impl Screen {
     }
 }
 
+/// The rule of the last refusal, with its file's name only: the table is wide enough as it is.
+fn refused_by(edge: &EdgeOut) -> String {
+    let rule = match edge.last_rule.as_str() {
+        "" => &edge.last_reason,
+        rule => rule,
+    };
+    match rule.rsplit_once('(') {
+        Some((rule, place)) => format!("{rule}({}", place.rsplit('/').next().unwrap_or(place)),
+        None => rule.to_owned(),
+    }
+}
+
 /// The demo's table of edges: as the callee's sidecar saw them, which knows the caller's proven identity.
 pub(crate) fn edge_table(all: &[EdgeOut], width: Option<u16>) -> String {
     let mut grid = Grid::new(&[
@@ -130,7 +142,7 @@ pub(crate) fn edge_table(all: &[EdgeOut], width: Option<u16>) -> String {
             edges::count(edge.limited, Tone::Warn),
             edges::latency(edge.p50_us, edge.allowed),
             edges::latency(edge.p99_us, edge.allowed),
-            (Tone::Plain, edges::refusal(edge)),
+            (Tone::Plain, refused_by(edge)),
         ]);
     }
     if grid.is_empty() { "  no traffic reported yet\n".to_owned() } else { grid.render(width) }

@@ -4,6 +4,9 @@
 //! ends the sidecar; the sidecar's failure ends the program. It never restarts anything: that is a process manager's work,
 //! and this command behaves under one as the program itself would.
 //!
+//! SIGTERM, SIGINT and SIGQUIT reach a program that is called by others half a second late: first they are told to call its
+//! siblings, so that a rollout fails no request. A second one is passed on at once.
+//!
 //! # Why
 //! On a terminal the program stays in our process group, so that it can read the keyboard and Ctrl-C reaches it from the
 //! kernel; then we do not send it a second time. Elsewhere it leads a group of its own: a manager that signals the whole
@@ -16,7 +19,7 @@ use crate::failure::{Exit, Failure, Kind, chain};
 use crate::output;
 use crate::processes::{self, Signals};
 use mesh_proxy::capture::namespace::Namespace;
-use mesh_proxy::{Config, ProxyError, Ready};
+use mesh_proxy::{Config, LEAVE_AFTER, ProxyError, Ready, Stops};
 use rustix::process::Signal;
 use std::future::Future;
 use std::io::IsTerminal as _;
@@ -24,6 +27,7 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How much longer than its drain a sidecar may take to end before it is left.
@@ -48,12 +52,13 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     super::super::up::start_log(&args.log)?;
     let mut signals = Signals::take()?;
     let descriptors = mesh_proxy::descriptors::SoftLimit::current();
-    let shutdown = CancellationToken::new();
+    let stops = Stops::default();
+    let shutdown = stops.shutdown.clone();
     let (ready_sender, ready) = oneshot::channel();
     let drain = config.drain;
     let instance = config.instance.clone();
     let namespace = config.transparent.clone();
-    let proxy = std::pin::pin!(mesh_proxy::run(config, ready_sender, shutdown.clone()));
+    let proxy = std::pin::pin!(mesh_proxy::run_until(config, ready_sender, stops.clone()));
     let mut proxy: Proxy<'_> = proxy;
 
     let Some(ready) = until_ready(&mut proxy, ready, &mut signals, args.ready_timeout).await? else {
@@ -69,6 +74,9 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     let terminal = if std::io::stdin().is_terminal() { Terminal::Shared } else { Terminal::Apart };
     let mut child = descriptors.during(|| start_program(args, &ready, terminal, namespace.as_ref()))?;
     let group = child.id().filter(|_| terminal == Terminal::Apart);
+    // A program that nobody calls is told at once.
+    let leave_for = if args.ports.is_empty() { Duration::ZERO } else { LEAVE_AFTER.min(drain / 4) };
+    let mut held: Option<(Signal, Instant)> = None;
     let status = loop {
         // Each branch is cancel safe: `wait` and `next` by contract, the proxy because it is only borrowed.
         tokio::select! {
@@ -81,7 +89,19 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
             }
             signal = signals.next() => {
                 let by_kernel = terminal == Terminal::Shared && (signal == Signal::INT || signal == Signal::QUIT);
-                if !by_kernel {
+                match (by_kernel, signal == Signal::HUP || !processes::asks_to_end(signal)) {
+                    (true, _) => {}
+                    (false, true) => processes::send(&child, signal),
+                    // The first time, the others stop calling before the program stops answering.
+                    (false, false) if !stops.leaving.is_cancelled() => {
+                        stops.leaving.cancel();
+                        held = Some((signal, deadline(leave_for)));
+                    }
+                    (false, false) => processes::send(&child, signal),
+                }
+            }
+            () = until(held) => {
+                if let Some((signal, _)) = held.take() {
                     processes::send(&child, signal);
                 }
             }
@@ -97,6 +117,20 @@ pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Fail
     }
     let status = status.map_err(|error| Failure::new(Kind::Sidecar, format!("lost the program: {error}")))?;
     Ok(Exit::Child(processes::exit_code(status)))
+}
+
+/// The moment a held signal is due.
+#[expect(clippy::disallowed_methods, reason = "supervision owns its timers")]
+fn deadline(span: Duration) -> Instant {
+    Instant::now() + span
+}
+
+/// Ready when the held signal is due; never when there is none.
+async fn until(held: Option<(Signal, Instant)>) {
+    match held {
+        Some((_, due)) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until the sidecar can carry calls. `None`: a signal asked for the end before.
