@@ -13,6 +13,8 @@ pub struct World {
     workloads: Vec<Process>,
     control: Option<Process>,
     control_args: Vec<String>,
+    /// Where sidecars reach the control plane; the same after a restart.
+    address: SocketAddr,
     folder: TempDir,
 }
 
@@ -29,7 +31,8 @@ impl World {
         let folder =
             TempDir::with_prefix("mesh-").unwrap_or_else(|error| panic!("a folder for the test: {error}"));
         let control_args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut world = Self { workloads: Vec::new(), control: None, control_args, folder };
+        let address = loopback(free_port());
+        let mut world = Self { workloads: Vec::new(), control: None, control_args, address, folder };
         world.start_control();
         world
     }
@@ -41,7 +44,7 @@ impl World {
         command
             .arg("--state-dir")
             .arg(self.state())
-            .args(["up", "--listen", "127.0.0.1:0"])
+            .args(["up", "--listen", &self.address.to_string()])
             .args(&self.control_args);
         let mut control = Process::start("control", self.folder.path(), &mut command);
         wait::until("the control plane to answer", || {

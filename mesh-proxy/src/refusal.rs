@@ -178,7 +178,6 @@ impl Refusal {
             | Self::UpgradeRefused
             | Self::PlaintextRefused
             | Self::HandshakeFailed => 403,
-            Self::UnknownDestination | Self::UnknownPort => 404,
             Self::RequestTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::Limited { .. } | Self::TooManyConcurrent | Self::TooManyConnections => 429,
@@ -191,7 +190,9 @@ impl Refusal {
             | Self::WrongPeer
             | Self::UpstreamTls
             | Self::WrongProtocol => 502,
-            Self::NoEndpoints
+            Self::UnknownDestination
+            | Self::UnknownPort
+            | Self::NoEndpoints
             | Self::ConnectFailed
             | Self::CertificateExpired
             | Self::Overloaded
@@ -205,7 +206,6 @@ impl Refusal {
     pub fn grpc_code(self) -> u8 {
         match self.status() {
             403 => 7,
-            404 => 12,
             413 | 429 | 431 => 8,
             408 | 504 => 4,
             400 => 13,

@@ -20,6 +20,9 @@ use tokio_rustls::TlsStream;
 
 /// Time for a TCP connection to be accepted (DESIGN: "connect timeout 1 s"): a machine that is there answers in less.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for the workload itself to accept. It is on this machine, so that only a full queue makes it late; then the system
+/// asks again after one and after three seconds, and a burst that the program would have survived must not fail here.
+pub(crate) const WORKLOAD_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a TLS handshake, from its first byte to its last.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Unacknowledged data ends a connection after this time: a peer that vanished is noticed before an operator asks.
@@ -98,18 +101,18 @@ pub(crate) enum Dialer {
 }
 
 impl Dialer {
-    /// Opens a connection within [`CONNECT_TIMEOUT`].
+    /// Opens a connection within `patience`.
     ///
     /// # Errors
     /// [`io::ErrorKind::TimedOut`], or what the system says.
-    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+    pub(crate) async fn connect(&self, address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
         let connecting = async {
             match self {
                 Self::Here => TcpStream::connect(address).await,
                 Self::Inside(dialer) => dialer.connect(address).await,
             }
         };
-        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        match tokio::time::timeout(patience, connecting).await {
             Ok(stream) => {
                 let stream = stream?;
                 tune(&stream);

@@ -1,5 +1,6 @@
 //! A captured namespace on the real kernel: everything the workload sends arrives at the listeners or is refused.
 //! Needs root, `ip` and `nft`; without them these tests fail with what is missing.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking with what it saw")]
 
 use mesh_proxy::capture::dialer::Dialer;
 use mesh_proxy::capture::namespace::{Namespace, remove_orphans};

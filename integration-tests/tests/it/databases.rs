@@ -130,7 +130,7 @@ fn redis_works_and_a_stranger_is_refused() {
     world.run("stranger", &["--to", &format!("cache=127.0.0.1:{stranger}")], &[]);
     let cli = |port: u16, args: &[&str]| {
         Command::new(programs::system("redis-cli"))
-            .args(["-t", "10", "-p", &port.to_string()])
+            .args(["-p", &port.to_string()])
             .args(args)
             .output()
             .unwrap()

@@ -7,8 +7,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
-/// A workload `target` (http.server) whose mesh listener is at the port given back.
-fn target(world: &mut World) -> u16 {
+/// A workload `target` (http.server); gives its own port and that of its mesh listener.
+fn target(world: &mut World) -> (u16, u16) {
     let (app, mesh) = (free_port(), free_port());
     let python = programs::python();
     let port = app.to_string();
@@ -19,14 +19,14 @@ fn target(world: &mut World) -> u16 {
         &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
     );
     wait::for_listener("http.server", loopback(app));
-    mesh
+    (app, mesh)
 }
 
 /// What `openssl s_client` says of a handshake with the mesh listener.
-fn s_client(mesh: u16, args: &[&str]) -> (bool, String) {
+fn s_client((app, mesh): (u16, u16), args: &[&str]) -> (bool, String) {
     let mut child = Command::new(programs::system("openssl"))
         .args(["s_client", "-connect", &format!("127.0.0.1:{mesh}"), "-alpn", "mesh-h1"])
-        .args(["-servername", "80.target.default.mesh.local"])
+        .args(["-servername", &format!("{app}.target.default.mesh.local")])
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -79,20 +79,21 @@ fn forged(world: &World, name: &str, uri: &str) -> (String, String) {
 #[test]
 fn strangers_are_refused_in_the_handshake() {
     let mut world = World::start();
-    let mesh = target(&mut world);
-    let (served, text) = s_client(mesh, &[]);
+    let target = target(&mut world);
+    let (served, text) = s_client(target, &[]);
     assert!(!served && text.contains("alert"), "no certificate: {text}");
     let (cert, key) = forged(&world, "forged", "spiffe://mesh.local/ns/default/sa/web");
-    let (served, text) = s_client(mesh, &["-cert", &cert, "-key", &key]);
+    let (served, text) = s_client(target, &["-cert", &cert, "-key", &key]);
     assert!(!served && text.contains("alert"), "a certificate of nobody's: {text}");
-    let (served, text) = s_client(mesh, &["-tls1_2"]);
+    let (served, text) = s_client(target, &["-tls1_2"]);
     assert!(!served && text.contains("alert"), "TLS 1.2: {text}");
 }
 
 #[test]
 fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
     let mut world = World::start();
-    let impostor = Insider::new(&world.state(), "impostor").serve("I am the bank");
+    let insider = Insider::new(&world.state(), "impostor");
+    let impostor = insider.serve("I am the bank");
     world.apply(&format!(
         "apiVersion: meshctl.io/v1alpha1\nkind: Service\nmetadata:\n  name: bank\n  namespace: default\nspec:\n  ports:\n  - \
          port: 80\n  endpoints:\n  - address: {impostor}\n    identity: spiffe://mesh.local/ns/default/sa/bank\n"
@@ -111,7 +112,7 @@ fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.ends_with(" 503 wrong_peer"), "{said}");
+    assert!(said.ends_with(" 502 wrong_peer"), "{said}");
     assert!(!said.contains("I am the bank"), "{said}");
 }
 
@@ -119,8 +120,8 @@ fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
 fn plaintext_gets_no_byte_of_the_application() {
     let mut world = World::start();
     world.apply(&allow("web", "target"));
-    let mesh = target(&mut world);
-    let mut stream = TcpStream::connect(loopback(mesh)).unwrap();
+    let target = target(&mut world);
+    let mut stream = TcpStream::connect(loopback(target.1)).unwrap();
     stream.set_read_timeout(Some(wait::DEADLINE)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: target\r\n\r\n").unwrap();
     let mut answer = Vec::new();
@@ -132,8 +133,8 @@ fn plaintext_gets_no_byte_of_the_application() {
 #[test]
 fn certificates_are_what_spiffe_demands_by_openssls_word() {
     let mut world = World::start();
-    let mesh = target(&mut world);
-    let (_, text) = s_client(mesh, &["-showcerts"]);
+    let target = target(&mut world);
+    let (_, text) = s_client(target, &["-showcerts"]);
     let chain: Vec<&str> = text.split("-----BEGIN CERTIFICATE-----").skip(1).collect();
     assert!(chain.len() >= 2, "leaf and intermediate: {text}");
     let pem = |part: &str| {

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Most TLS configurations kept; each is some hundred bytes.
 const CONFIGURATIONS_MAX: usize = 2_048;
@@ -33,10 +34,12 @@ pub(crate) struct Opened {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// Nobody answered.
-    #[error("no answer from {endpoint} within {:?}", transport::CONNECT_TIMEOUT)]
+    #[error("no answer from {endpoint} within {after:?}")]
     Timeout {
         /// Where.
         endpoint: SocketAddr,
+        /// How long it was waited for.
+        after: Duration,
     },
     /// The connection was refused, or there is no way there.
     #[error("no connection to {endpoint}: {source}")]
@@ -149,9 +152,12 @@ pub(crate) async fn open(
         }
         _ => None,
     };
-    let dialer = if key.is_workload() { &worker.to_workload } else { &worker.dialer };
-    let stream = dialer.connect(endpoint).await.map_err(|source| match source.kind() {
-        io::ErrorKind::TimedOut => ConnectError::Timeout { endpoint },
+    let (dialer, after) = match key.is_workload() {
+        true => (&worker.to_workload, transport::WORKLOAD_CONNECT_TIMEOUT),
+        false => (&worker.dialer, transport::CONNECT_TIMEOUT),
+    };
+    let stream = dialer.connect(endpoint, after).await.map_err(|source| match source.kind() {
+        io::ErrorKind::TimedOut => ConnectError::Timeout { endpoint, after },
         _ => ConnectError::Refused { endpoint, source },
     })?;
     let Some((config, name)) = tls else {

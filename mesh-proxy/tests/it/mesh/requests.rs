@@ -144,7 +144,7 @@ async fn an_unknown_service_is_named_promptly() {
     let control = Control::start();
     let web = calls("web", "nowhere").start(&control).await;
     let answer = get(web.to(), "/", "nowhere").await;
-    assert_eq!((answer.status, answer.fields["x-mesh-reason"].as_str()), (404, "unknown_destination"));
+    assert_eq!((answer.status, answer.fields["x-mesh-reason"].as_str()), (503, "unknown_destination"));
 }
 
 #[tokio::test]
