@@ -164,11 +164,10 @@ impl Fields for Canonical<'_> {
         }
         match self.source {
             Source::H1(head) => {
-                for (_, value, _) in
-                    forwarded(head).filter(|field| field.0.eq_ignore_ascii_case(name.as_bytes()))
-                {
-                    visit(value);
-                }
+                let wanted = |field: &(&[u8], &[u8], Known)| {
+                    field.0.eq_ignore_ascii_case(name.as_bytes()) && is_forwarded(head, field.0, field.2)
+                };
+                head.fields().filter(wanted).for_each(|(_, value, _)| visit(value));
             }
             Source::H2(head) if field::classify(name.as_bytes()).is_copied() => {
                 for value in head.headers.get_all(name) {
@@ -180,15 +179,15 @@ impl Fields for Canonical<'_> {
     }
 }
 
-/// The fields of an HTTP/1 request that go on as they are: everything but framing, hop-by-hop and reserved ones.
-pub(super) fn forwarded(head: &RequestHead) -> impl Iterator<Item = (&[u8], &[u8], Known)> {
-    head.fields().filter(move |(name, _, known)| match known {
+/// Whether a field of an HTTP/1 request goes on as it is: all but framing, hop-by-hop and reserved ones do.
+pub(super) fn is_forwarded(head: &RequestHead, name: &[u8], known: Known) -> bool {
+    match known {
         // Whoever speaks 1.0 cannot get the interim response it seems to ask for (RFC 9110, section 10.1.1).
         Known::Expect => head.version() == Version::Http11,
         known => {
             known.is_copied() && !(head.nominates() && is_nominated(head.values(Known::Connection), name))
         }
-    })
+    }
 }
 
 /// Whether one of the `Connection` values names the field.

@@ -230,6 +230,11 @@ impl RequestHead {
             .map(|field| (field.name.of(&self.bytes), field.value.of(&self.bytes), field.known))
     }
 
+    /// Appends the lines of the fields that `keep` chooses by name, each exactly `name: value` and CRLF.
+    pub(super) fn copy_fields(&self, out: &mut Vec<u8>, keep: impl FnMut(&[u8], Known) -> bool) {
+        copy_fields(out, &self.bytes, &self.layout.fields, keep);
+    }
+
     /// The values of one known field.
     pub(crate) fn values(&self, known: Known) -> impl Iterator<Item = &[u8]> {
         self.layout.of(known).map(|field| field.value.of(&self.bytes))
@@ -336,6 +341,16 @@ impl ResponseHead {
         self.options.nominates
     }
 
+    /// As [`RequestHead::copy_fields`], from `bytes`, the buffer this was parsed from.
+    pub(super) fn copy_fields(
+        &self,
+        bytes: &[u8],
+        out: &mut Vec<u8>,
+        keep: impl FnMut(&[u8], Known) -> bool,
+    ) {
+        copy_fields(out, bytes, &self.fields, keep);
+    }
+
     /// Names and values in `bytes`, the buffer this was parsed from.
     pub(crate) fn fields<'b>(&'b self, bytes: &'b [u8]) -> impl Iterator<Item = (&'b [u8], &'b [u8], Known)> {
         self.fields.iter().map(|field| (field.name.of(bytes), field.value.of(bytes), field.known))
@@ -369,6 +384,36 @@ fn collect(head: &[u8], headers: &[httparse::Header<'_>]) -> Result<Fields, Malf
     } else {
         Err(Malformed::BareLineFeed)
     }
+}
+
+/// Copies lines of a head. Most come spelt as they go out, one behind the other, so they are copied in runs, not by
+/// four small copies for each field, each with its check of the capacity.
+fn copy_fields(
+    out: &mut Vec<u8>,
+    bytes: &[u8],
+    fields: &[Field],
+    mut keep: impl FnMut(&[u8], Known) -> bool,
+) {
+    let mut run = Span::default();
+    for field in fields.iter().filter(|field| keep(field.name.of(bytes), field.known)) {
+        let after = field.value.end.saturating_add(2);
+        let gap = Span { start: field.name.end, end: field.value.start };
+        let tail = Span { start: field.value.end, end: after };
+        if gap.of(bytes) == b": " && tail.of(bytes) == b"\r\n" {
+            if run.end != field.name.start {
+                out.extend_from_slice(run.of(bytes));
+                run.start = field.name.start;
+            }
+            run.end = after;
+            continue;
+        }
+        out.extend_from_slice(run.of(bytes));
+        run = Span::default();
+        for part in [field.name.of(bytes), b": ", field.value.of(bytes), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    out.extend_from_slice(run.of(bytes));
 }
 
 fn options(head: &[u8], fields: &[Field]) -> Options {

@@ -3,7 +3,7 @@
 use super::framing::BodyLength;
 use super::head::ResponseHead;
 use crate::http::Origin;
-use crate::http::canonical::{Canonical, forwarded, is_nominated};
+use crate::http::canonical::{Canonical, is_forwarded, is_nominated};
 use crate::http::field::Known;
 use crate::refusal::{DECISION_FIELD, REASON_FIELD};
 
@@ -16,9 +16,7 @@ pub(crate) fn request(out: &mut Vec<u8>, request: &Canonical<'_>, append: &[u8])
         put(out, &[b"?", query]);
     }
     put(out, &[b" HTTP/1.1\r\nhost: ", request.host.authority().as_bytes(), b"\r\n"]);
-    for (name, value, _) in forwarded(head) {
-        put(out, &[name, b": ", value, b"\r\n"]);
-    }
+    head.copy_fields(out, |name, known| is_forwarded(head, name, known));
     framing(out, head.body());
     if let Some(protocol) = request.upgrade {
         put(out, &[b"connection: upgrade\r\nupgrade: ", protocol.as_bytes(), b"\r\n"]);
@@ -56,16 +54,12 @@ pub(crate) fn response(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], ans
     let digits =
         [head.status() / 100, head.status() / 10 % 10, head.status() % 10].map(|digit| b'0' + digit as u8);
     put(out, &[b"HTTP/1.1 ", &digits, b" ", head.reason(bytes), b"\r\n"]);
-    for (name, value, known) in head.fields(bytes) {
-        let nominated = head.nominates() && is_nominated(connection_values(head, bytes), name);
-        let passes = match known {
-            Known::Reserved => answer.origin == Origin::MeshPeer && is_explanation(name),
-            known => known.is_copied() && !nominated,
-        };
-        if passes {
-            put(out, &[name, b": ", value, b"\r\n"]);
+    head.copy_fields(bytes, out, |name, known| match known {
+        Known::Reserved => answer.origin == Origin::MeshPeer && is_explanation(name),
+        known => {
+            known.is_copied() && !(head.nominates() && is_nominated(connection_values(head, bytes), name))
         }
-    }
+    });
     framing(out, answer.body);
     match answer.connection {
         Connection::Default => {}
