@@ -236,7 +236,7 @@ fn next(sources: &[Found], chain: &mut Chain, sequence: u64) -> Option<(Vec<u8>,
     None
 }
 
-/// Makes `data.new`, whole and durable.
+/// Makes `data.new`, whole and durable; a part of one is removed again, since the space may be what is missing.
 fn build(
     place: &Place,
     seal: &Arc<SealKey>,
@@ -244,25 +244,30 @@ fn build(
     found: &Found,
     ledger: &Ledger,
 ) -> Result<(), OpenError> {
-    let io = |source| OpenError::Io { path: place.dir().to_path_buf(), tried: "made", source };
     let new = place.data_new();
-    faults.reach(Point::CreateDatabase).map_err(io)?;
-    remove_tree(&new).map_err(io)?;
-    make_directory(&new).map_err(io)?;
-    let id = DatabaseId::random();
-    let made = Engine::open(&database_in(&new), id, Arc::clone(seal)).and_then(|engine| {
-        engine.fill(found, ledger.view().resources())?;
-        Ok(engine)
-    });
-    let engine = made.map_err(|error| match error {
+    let io = |source| OpenError::Io { path: place.dir().to_path_buf(), tried: "made", source };
+    faults.reach(Point::CreateDatabase).and_then(|()| remove_tree(&new)).map_err(io)?;
+    let built = fill(&new, seal, found, ledger).map_err(|error| match error {
         EngineError::Io(source) => io(source),
         other => damaged(place, other.to_string()),
-    })?;
+    });
+    if built.is_err() {
+        remove_tree(&new).map_err(io)?;
+    }
+    built
+}
+
+/// Makes a data directory with a database and its manifest.
+fn fill(new: &Path, seal: &Arc<SealKey>, found: &Found, ledger: &Ledger) -> Result<(), EngineError> {
+    make_directory(new).map_err(EngineError::Io)?;
+    let id = DatabaseId::random();
+    let engine = Engine::open(&database_in(new), id, Arc::clone(seal))?;
+    engine.fill(found, ledger.view().resources())?;
     // Dropping it writes; only then are its files what will be found.
     drop(engine);
-    let manifest = Manifest::of(id, ledger).seal(seal).map_err(io)?;
-    std::fs::write(manifest_in(&new), manifest).map_err(io)?;
-    sync_tree(&new).map_err(io)
+    let manifest = Manifest::of(id, ledger).seal(seal).map_err(EngineError::Io)?;
+    std::fs::write(manifest_in(new), manifest).map_err(EngineError::Io)?;
+    sync_tree(new).map_err(EngineError::Io)
 }
 
 /// Gives `data.new` its name.

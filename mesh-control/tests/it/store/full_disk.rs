@@ -1,7 +1,7 @@
 //! A full disk, a read-only disk: writes are refused, reads go on, nothing needs a restart.
 
 use super::{Path, commit, everything, open_quiet, seal, write};
-use mesh_control::store::disk::{OpenError, open};
+use mesh_control::store::disk::{OpenError, open, restore};
 use mesh_control::store::{Health, Store, StoreError};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -129,7 +129,19 @@ fn a_store_that_cannot_be_made_is_no_store_later() {
     let filler = tmpfs.fill();
     let error = open(&dir, seal()).map(|_| ()).unwrap_err();
     assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    assert!(!dir.join("data.new").exists(), "a part of a store takes up the space that is missing");
     std::fs::remove_file(filler).unwrap();
     let store = open_quiet(&dir);
     commit(&store, write(1, &["role/a=1"])).unwrap();
+    let mut backup = Vec::new();
+    store.backup(&mut backup).unwrap();
+    drop(store);
+    // The same for a restore, which must be possible again when there is room.
+    let other = tmpfs.path.join("restored");
+    let filler = tmpfs.fill();
+    let error = restore(&mut backup.as_slice(), &other, seal()).map(|_| ()).unwrap_err();
+    assert!(matches!(error, OpenError::Io { .. }), "{error}");
+    std::fs::remove_file(filler).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert_eq!(restore(&mut backup.as_slice(), &other, seal()).unwrap().records, 1);
 }
