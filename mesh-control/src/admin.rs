@@ -25,7 +25,6 @@ use crate::store::{Store, StoreError};
 use crate::traffic::Traffic;
 use mesh_proto::ops::metrics::OpResult;
 use receipts::Receipts;
-pub(crate) use report::listed;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 use tokio_util::sync::CancellationToken;

@@ -9,9 +9,10 @@
 mod facts;
 mod names;
 
-use crate::admin::{Control, store_status};
 use crate::clock;
 use crate::index::World;
+use crate::store::Store;
+use crate::traffic::Traffic;
 use facts::{Asked, Headers};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::policy::compile::PolicySet;
@@ -26,20 +27,29 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use tonic::Status;
 
+/// What explanations are made from.
+pub(crate) struct Sources<'a> {
+    /// The mesh as it is.
+    pub(crate) world: &'a World,
+    /// What it was.
+    pub(crate) store: &'a dyn Store,
+    /// What was decided.
+    pub(crate) traffic: &'a Traffic,
+}
+
 /// Answers `meshctl explain`.
 ///
 /// # Errors
 /// A name means nothing (with what there is), the decision is not kept, or the request could not be made at all.
 pub(crate) fn explain(
-    control: &Control,
+    sources: &Sources<'_>,
     request: v1::ExplainRequest,
     now: SystemTime,
 ) -> Result<v1::ExplainResponse, Status> {
-    let world = control.mesh.world();
     if request.decision_id.is_empty() {
-        hypothetical(&world, request, clock::unix_s(now))
+        hypothetical(sources.world, request, clock::unix_s(now))
     } else {
-        recorded(control, &world, request.decision_id.trim())
+        recorded(sources, request.decision_id.trim())
     }
 }
 
@@ -61,15 +71,16 @@ fn hypothetical(world: &World, request: v1::ExplainRequest, now: u64) -> Result<
 }
 
 /// Why a past decision was made: under the policy of its own revision, and what has changed since.
-fn recorded(control: &Control, world: &World, id: &str) -> Result<v1::ExplainResponse, Status> {
-    let Some(decision) = control.traffic.decision(id) else {
+fn recorded(sources: &Sources<'_>, id: &str) -> Result<v1::ExplainResponse, Status> {
+    let world = sources.world;
+    let Some(decision) = sources.traffic.decision(id) else {
         return Err(Status::not_found(format!(
             "no decision {:?} is kept; refusals and sampled permits are kept since the control plane started, the last \
-             10,000 of them: list them with `meshctl explain --last`, or ask with names: `meshctl explain FROM TO METHOD PATH`",
+             10,000 of them: list them with `meshctl explain --denied`, or ask with names: `meshctl explain FROM TO METHOD PATH`",
             id.chars().take(80).collect::<String>()
         )));
     };
-    let (catalog, mut notes) = catalog_at(control, world, decision.revision);
+    let (catalog, mut notes) = catalog_at(sources, decision.revision);
     let callee = names::callee_of(world, &decision)?;
     let asked = facts::recorded(&decision)?;
     let caller = names::caller_of(&decision)?;
@@ -113,11 +124,12 @@ fn recorded(control: &Control, world: &World, id: &str) -> Result<v1::ExplainRes
 }
 
 /// The catalog of a past revision; the present one, with a note, when that cannot be had.
-fn catalog_at(control: &Control, world: &World, revision: u64) -> (Arc<Catalog>, Vec<String>) {
+fn catalog_at(sources: &Sources<'_>, revision: u64) -> (Arc<Catalog>, Vec<String>) {
+    let world = sources.world;
     if revision == world.revision {
         return (world.catalog.clone(), Vec::new());
     }
-    let found = control.store.read().resources_at(revision).map_err(|error| store_status(&error));
+    let found = sources.store.read().resources_at(revision);
     match found {
         Ok(resources) => {
             let read = resources.values().filter_map(|stored| {
@@ -130,11 +142,9 @@ fn catalog_at(control: &Control, world: &World, revision: u64) -> (Arc<Catalog>,
             });
             (Arc::new(Catalog::from_resources(read)), Vec::new())
         }
-        Err(status) => {
-            let note = format!(
-                "explained by the rules of today, since those of then are not there: {}",
-                status.message()
-            );
+        Err(error) => {
+            let note =
+                format!("explained by the rules of today, since those of then are not there: {}", error);
             (world.catalog.clone(), vec![note])
         }
     }
@@ -259,6 +269,19 @@ impl Asked {
             headers,
         });
         Request { source, port: self.port, protocol: self.protocol, sni: self.sni.as_deref(), http, now }
+    }
+}
+
+/// The first of some names, for the text of an error.
+pub(crate) fn listed(names: impl Iterator<Item = String>) -> String {
+    let all: Vec<String> = names.collect();
+    match all.as_slice() {
+        [] => "nobody".to_owned(),
+        few if few.len() <= 12 => few.join(", "),
+        many => {
+            let first = many.get(..12).unwrap_or_default().join(", ");
+            format!("{first} and {} more", many.len().saturating_sub(12))
+        }
     }
 }
 

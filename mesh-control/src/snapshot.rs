@@ -2,13 +2,23 @@
 //!
 //! Pure. Nothing of other workloads' policies is ever in it: the workload is the one whose identity the stream proved.
 
-use crate::discovery::subscriber::Wanted;
 use crate::index::{Member, World};
 use crate::local::registry::WorkloadKey;
 use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::item::{Item, Items};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// A state a proxy should have.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Everything.
+    pub(crate) items: Items,
+    /// Of the newest resource change in it.
+    pub(crate) revision: u64,
+    /// The sequence of the mesh's own bundle in it.
+    pub(crate) bundle_sequence: u64,
+}
 
 /// The part of a snapshot that depends on the resources and on the workload itself, kept from one world to the next while
 /// neither changes, so that endpoints that come and go cost no evaluation of targets.

@@ -199,7 +199,7 @@ impl Control {
             return Err(Status::not_found(format!(
                 "no certificate in use is called {:?}; there are certificates of {}",
                 name.chars().take(120).collect::<String>(),
-                listed(known.into_iter())
+                crate::advise::listed(known.into_iter())
             )));
         }
         Ok(v1::IdentitiesResponse { identities })
@@ -208,18 +208,5 @@ impl Control {
     /// The connected proxies, as the authority's rotation looks at them.
     pub(crate) fn fleet_trust(&self) -> Vec<ProxyTrust> {
         self.mesh.fleet.all().iter().map(|(key, state)| self.authority.proxy_trust(key, state)).collect()
-    }
-}
-
-/// The first of some names, for the text of an error.
-pub(crate) fn listed(names: impl Iterator<Item = String>) -> String {
-    let all: Vec<String> = names.collect();
-    match all.as_slice() {
-        [] => "nobody".to_owned(),
-        few if few.len() <= 12 => few.join(", "),
-        many => {
-            let first = many.get(..12).unwrap_or_default().join(", ");
-            format!("{first} and {} more", many.len().saturating_sub(12))
-        }
     }
 }

@@ -103,7 +103,12 @@ impl Admin for AdminService {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
         self.caller(&request, View)?;
         let request = request.into_inner();
-        let explained = self.control.aside(move |control| advise::explain(control, request, clock::wall()));
+        let explained = self.control.aside(move |control| {
+            let world = control.mesh.world();
+            let sources =
+                advise::Sources { world: &world, store: &*control.store, traffic: &control.traffic };
+            advise::explain(&sources, request, clock::wall())
+        });
         explained.await.map(Response::new)
     }
 

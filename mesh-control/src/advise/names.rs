@@ -1,6 +1,6 @@
 //! What a user's word for a caller or a target means: an instance, a workload, a service, a SPIFFE ID, an address.
 
-use crate::admin::listed;
+use super::listed;
 use crate::index::{Member, World};
 use crate::local::registry::InboundPort;
 use mesh_proto::config::DestinationPort;
@@ -162,7 +162,7 @@ pub(super) fn callee<'a>(world: &'a World, word: &str) -> Result<Callee<'a>, Sta
     if word.is_empty() {
         return Err(Status::invalid_argument("who is called? `meshctl explain FROM TO METHOD PATH`"));
     }
-    let service = word.parse::<ServiceRef>().ok().filter(|service| world.destinations.contains_key(service));
+    let service = service(world, word)?;
     let service_ports = service.as_ref().and_then(|service| world.destination(service)).map(|destination| {
         let known = |port: &DestinationPort| KnownPort {
             port: port.port,
@@ -198,6 +198,21 @@ pub(super) fn callee<'a>(world: &'a World, word: &str) -> Result<Callee<'a>, Sta
             Ok(Callee { workload: Workload::Described(Box::new(found)), service, service_ports, note })
         }
         None => Err(unknown(world, "to", word)),
+    }
+}
+
+/// The service that a word names: exactly, or by its name alone when only one namespace has it.
+fn service(world: &World, word: &str) -> Result<Option<ServiceRef>, Status> {
+    let exact = word.parse::<ServiceRef>().ok().filter(|service| world.destinations.contains_key(service));
+    if exact.is_some() {
+        return Ok(exact);
+    }
+    let named: Vec<&ServiceRef> =
+        world.destinations.keys().filter(|service| service.name.as_str() == word).collect();
+    match named.as_slice() {
+        [] => Ok(None),
+        [only] => Ok(Some((*only).clone())),
+        several => Err(ambiguous("to", word, several.iter().map(ToString::to_string))),
     }
 }
 

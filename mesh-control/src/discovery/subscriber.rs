@@ -2,6 +2,7 @@
 //!
 //! Pure: `server` feeds it states, answers and the time, and sends what it returns.
 
+use crate::snapshot::Wanted;
 use mesh_proto::config::Revision;
 use mesh_proto::wire::item::Items;
 use mesh_proto::wire::v1;
@@ -12,17 +13,6 @@ use std::time::{Duration, Instant};
 pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// A reason given by a proxy is cut to this, in characters.
 const REASON_CHARS_MAX: usize = 500;
-
-/// A state a proxy should have.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    /// Everything.
-    pub(crate) items: Items,
-    /// Of the newest resource change in it.
-    pub(crate) revision: u64,
-    /// The sequence of the mesh's own bundle in it.
-    pub(crate) bundle_sequence: u64,
-}
 
 #[derive(Debug)]
 struct Flight {
