@@ -64,7 +64,7 @@ fn hypothetical(world: &World, request: v1::ExplainRequest, now: u64) -> Result<
     let set = policy_set(world, &world.catalog, &callee.target());
     let explanation = set.explain(&asked.request(caller.source(), now));
     let decision = facts_of(&caller, &callee, &asked, &explanation, world.revision);
-    let head = format!("{} -> {}: {}\n", caller.shown(), callee.shown(), asked.shown());
+    let head = format!("{} calls {}\n", caller.shown(), callee.shown());
     let mut notes = asked.notes.clone();
     notes.extend(callee.note.clone());
     Ok(answer(&set, &explanation, decision, Prose { head, notes }))

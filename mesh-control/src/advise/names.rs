@@ -8,6 +8,8 @@ use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, Port, ServiceRef};
 use mesh_proto::policy::evaluate::SourceFacts;
 use mesh_proto::policy::model::Protocol;
+use mesh_proto::resource::role::Holder;
+use mesh_proto::resource::subject::Subject;
 use mesh_proto::resource::{Kind, Resource, Target};
 use mesh_proto::wire::v1;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,7 +121,7 @@ impl Callee<'_> {
 
     pub(super) fn shown(&self) -> String {
         match &self.service {
-            Some(service) => format!("{service} ({})", self.target().identity),
+            Some(service) => format!("{service}, which is {}", self.target().identity),
             None => self.target().identity.to_string(),
         }
     }
@@ -151,10 +153,40 @@ pub(super) fn caller(world: &World, word: &str) -> Result<Caller, Status> {
             return Ok(Caller::Meshed { id: key.id.clone(), instance });
         }
     }
-    match described(world, word) {
-        Some(described) => Ok(Caller::Meshed { id: described.id, instance: None }),
+    let id = described(world, word).map(|described| described.id).or_else(|| mentioned(world, word));
+    match id {
+        Some(id) => Ok(Caller::Meshed { id, instance: None }),
         None => Err(unknown(world, "from", word)),
     }
+}
+
+/// The identity of an account that does not run but that a policy, a role binding or a segment speaks of.
+fn mentioned(world: &World, word: &str) -> Option<SpiffeId> {
+    let subjects = world.catalog.iter().flat_map(|(_, resource)| match &**resource {
+        Resource::AccessPolicy(policy) => {
+            policy.rules.iter().flat_map(|rule| rule.from.iter().chain(&rule.except)).collect()
+        }
+        Resource::RoleBinding(binding) => {
+            let peers = binding.subjects.iter().filter_map(|holder| match holder {
+                Holder::Peers(subject) => Some(subject),
+                Holder::Uid(_) => None,
+            });
+            peers.collect()
+        }
+        Resource::Segment(segment) => segment.members.iter().collect(),
+        _ => Vec::<&Subject>::new(),
+    });
+    let is_it = |subject: &Subject| match subject {
+        Subject::ServiceAccount { namespace, account } => {
+            let is_meant = match word.split_once('/') {
+                Some((wanted, rest)) => wanted == namespace.as_str() && rest == account.as_str(),
+                None => word == account.as_str(),
+            };
+            is_meant.then(|| SpiffeId::for_workload(&world.trust_domain, namespace, account))
+        }
+        _ => None,
+    };
+    subjects.into_iter().find_map(is_it)
 }
 
 /// Who is meant by `--to`.

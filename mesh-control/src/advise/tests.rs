@@ -29,7 +29,7 @@ fn registered(name: &str, ports: &[(u16, Option<Protocol>)]) -> Registered {
 fn world() -> World {
     let yaml = [
         "kind: AccessPolicy\nmetadata: {name: payments, namespace: shop}\nspec:\n  target: {service: payments}\n  rules:\n    \
-         - from: [{serviceAccount: web}]\n      to: [{methods: [POST], paths: [/charge]}]\n",
+         - from: [{serviceAccount: web}]\n      except: [{serviceAccount: nightly}]\n      to: [{methods: [POST], paths: [/charge]}]\n",
         "kind: Service\nmetadata: {name: payments, namespace: shop}\nspec: {ports: [{port: 80, targetPort: 8081}], \
          selector: {workload: payments}}\n",
         "kind: Workload\nmetadata: {name: batch, namespace: shop}\nspec: {}\n",
@@ -88,6 +88,7 @@ fn refusals_name_the_reason_and_the_nearest_miss() {
         ("store payments POST /charge", "no_rule_allows"),
         ("10.0.0.1 payments POST /charge", "no_rule_allows"),
         ("batch payments POST /charge", "no_rule_allows"),
+        ("shop/nightly payments POST /charge", "no_rule_allows"),
     ];
     for (words, reason) in cases {
         let told = ask(question(words)).unwrap();
