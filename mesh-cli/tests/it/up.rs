@@ -136,3 +136,75 @@ fn the_program_finds_the_services_it_calls() {
         text.trim().parse().unwrap_or_else(|_| panic!("{text:?} is not an address"));
     assert!(address.port() != 0 && address.ip().is_loopback(), "{address}");
 }
+
+fn told(state: &Path, args: &[&str]) -> String {
+    let output = meshctl(state).args(args).assert().success();
+    String::from_utf8_lossy(&output.get_output().stdout).into_owned()
+}
+
+#[test]
+fn a_backup_brings_the_resources_back() {
+    let (folder, state, other) = (folder(), folder(), folder());
+    let policy = folder.path().join("a.yaml");
+    let yaml = "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata: {name: a-to-b}\nspec:\n  target: {workload: b}\n  rules:\n    - from: [{serviceAccount: a}]\n";
+    std::fs::write(&policy, yaml).expect("a file");
+    let (policy, backup) = (policy.display().to_string(), folder.path().join("b").display().to_string());
+    {
+        let _control = Control::start(state.path());
+        let applied = told(state.path(), &["apply", "-f", &policy, "--wait"]);
+        assert!(applied.contains("accesspolicy/default/a-to-b created"), "{applied}");
+        assert!(told(state.path(), &["diff", "-f", &policy]).contains("no differences"));
+        assert!(told(state.path(), &["audit", "--verify"]).contains("intact"));
+        told(state.path(), &["backup", &backup]);
+        fails(state.path(), &["backup", &backup], 1, &["exists already", "--force"]);
+        fails(state.path(), &["get", "accesspolicy/nobody"], 1, &["nobody", "meshctl get"]);
+        fails(state.path(), &["rollback", "99"], 1, &["99", "meshctl history"]);
+    }
+    let key = state.path().join("seal.key").display().to_string();
+    fails(other.path(), &["restore", &policy, "--seal-key", &key], 1, &["backup"]);
+    let restored = told(other.path(), &["restore", &backup, "--seal-key", &key]);
+    assert!(restored.contains("restored revision 1"), "{restored}");
+    let _control = Control::start(other.path());
+    assert!(told(other.path(), &["get", "ap", "-o", "json"]).contains("a-to-b"));
+}
+
+#[test]
+fn a_token_brings_one_workload_in_and_no_second_one() {
+    let (state, elsewhere) = (folder(), folder());
+    let _control = Control::start(state.path());
+    let token = told(state.path(), &["ca", "token", "--service-account", "reports", "-o", "json"]);
+    let of = |field: &str| {
+        let (_, rest) = token.split_once(&format!("\"{field}\": \"")).expect(field);
+        rest.split('"').next().unwrap_or_default().to_owned()
+    };
+    let (address, secret, pin) = (of("address"), of("token"), of("root_sha256"));
+    let join = |pin: &str, code: i32| {
+        let output = meshctl(elsewhere.path())
+            .env("MESHCTL_JOIN_TOKEN", &secret)
+            .args(["join", &address, "--root-sha256", pin, "--name", "reports", "--drain", "1s"])
+            .args(["--ready-timeout", "20s", "--", "sh", "-c", "exit 7"])
+            .output()
+            .expect("meshctl runs");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(!text.contains(&secret), "the token is shown: {text}");
+    };
+    join(&"0".repeat(64), 125);
+    join(&pin, 7);
+    let identity = told(state.path(), &["identity", "reports"]);
+    assert!(identity.contains("/sa/reports") && identity.contains("join_token"), "{identity}");
+    join(&pin, 125);
+}
+
+#[test]
+fn a_revocation_is_enforced_and_taken_back() {
+    let state = folder();
+    let _control = Control::start(state.path());
+    let id = "spiffe://mesh.local/ns/default/sa/web";
+    assert!(told(state.path(), &["ca", "revoke", id, "--reason", "lost"]).contains("enforced"));
+    assert!(told(state.path(), &["ca", "revoke", id, "--undo"]).contains("taken back"));
+    fails(state.path(), &["ca", "revoke", id, "--undo"], 1, &["is not revoked"]);
+    let rotated = told(state.path(), &["ca", "rotate", "-o", "json"]);
+    assert!(rotated.contains("\"rotation\": \"idle\""), "{rotated}");
+    fails(state.path(), &["ca", "rotate", "--pause"], 1, &["no rotation", "meshctl ca rotate"]);
+}

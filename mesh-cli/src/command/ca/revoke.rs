@@ -1,5 +1,7 @@
 //! `meshctl ca revoke`: refuses a certificate or an identity everywhere, at once.
 
+use crate::admin_client::AdminClient;
+use crate::command::apply::receipt::ReceiptOut;
 use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
@@ -17,6 +19,9 @@ Examples:
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web    # a whole identity
   meshctl ca revoke --intermediate --reason 'key exposed'    # the issuing one; all are renewed
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web --undo";
+
+/// How often the sidecars' state is looked at: a revocation is pushed within milliseconds.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What `ca revoke` is told.
 #[derive(Args, Debug)]
@@ -66,7 +71,7 @@ pub(crate) async fn run(args: RevokeArgs, session: &Session) -> Result<Exit, Fai
     let client = session.admin().await?;
     let response = client.answer(client.api().ca_revoke(request).await);
     let response = response.map_err(|failure| failure.next("meshctl identity"))?;
-    let receipt = crate::command::apply::receipt::wait(&client, response.revision, args.wait).await?;
+    let receipt = settled(&client, args.wait).await?;
     let is_enforced = receipt.done && receipt.refused.is_empty();
     let revoked = RevokedOut {
         revision: response.revision,
@@ -79,6 +84,41 @@ pub(crate) async fn run(args: RevokeArgs, session: &Session) -> Result<Exit, Fai
         output::note("workloads are getting new certificates; follow it with: meshctl identity");
     }
     Ok(if is_enforced { Exit::Done } else { Exit::Bad })
+}
+
+/// Waits until every connected sidecar has acknowledged all that it was sent: a revocation is no revision of its own.
+async fn settled(client: &AdminClient, within: Duration) -> Result<ReceiptOut, Failure> {
+    let began = now();
+    let mut was_settled = false;
+    loop {
+        let status = client.answer(client.api().status(v1::StatusRequest {}).await)?;
+        let of = |state: &str| status.proxies.iter().filter(|proxy| proxy.state == state).collect::<Vec<_>>();
+        let (waiting, refused) = (of("updating"), of("refused"));
+        let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
+        // Seen twice: the first look may come before the sidecars' streams have taken the news up.
+        let is_settled = waiting.is_empty() && std::mem::replace(&mut was_settled, waiting.is_empty());
+        let elapsed = now().saturating_duration_since(began);
+        if is_settled || elapsed >= within {
+            let enforced = status.proxies.len().saturating_sub(waiting.len()).saturating_sub(refused.len());
+            return Ok(ReceiptOut {
+                enforced: count(enforced),
+                affected: count(status.proxies.len()),
+                elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+                waiting: waiting.iter().map(|proxy| proxy.instance.clone()).collect(),
+                refused: refused
+                    .iter()
+                    .map(|proxy| format!("{}: {}", proxy.instance, proxy.refusal))
+                    .collect(),
+                done: is_settled,
+            });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the wait owns its deadline")]
+fn now() -> tokio::time::Instant {
+    tokio::time::Instant::now()
 }
 
 /// What is revoked.
