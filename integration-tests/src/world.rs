@@ -5,6 +5,7 @@ use crate::{programs, wait};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU16, Ordering};
 use tempfile::TempDir;
 
 /// A mesh of real processes.
@@ -160,11 +161,24 @@ impl World {
     }
 }
 
-/// A port that was free a moment ago.
+/// Below the range from which the system gives ports by itself, so that no port 0 of another process gets it meanwhile.
+const FIRST_PORT: u16 = 20_000;
+/// As many as lie between the first and the system's range.
+const PORTS: u16 = 12_000;
+
+/// A port that is free, and that no other test of this process is given.
 #[track_caller]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("a free port: {error}"));
-    listener.local_addr().map(|address| address.port()).unwrap_or_else(|error| panic!("a free port: {error}"))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin at different places.
+    let begin = u16::try_from(std::process::id() % 40).unwrap_or(0) * (PORTS / 40);
+    for _ in 0..PORTS {
+        let port = FIRST_PORT + begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if TcpListener::bind(loopback(port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port from {FIRST_PORT} on");
 }
 
 /// `127.0.0.1` with a port.

@@ -50,16 +50,19 @@ impl Routes {
     /// The route, if the configuration knows the service.
     ///
     /// # Errors
-    /// The service has no such port.
+    /// The service has no such port, or was there and is gone.
     fn find(
         &self,
         lanes: &Rc<Lanes>,
         intent: &Intent,
         applied: &Applied,
     ) -> Result<Option<Rc<Route>>, Refusal> {
-        let Some(destination) = applied.snapshot.destinations.get(&intent.service) else { return Ok(None) };
         let mut routes = self.by_name.borrow_mut();
         let key = (intent.service.clone(), intent.port);
+        let Some(destination) = applied.snapshot.destinations.get(&intent.service) else {
+            // It was there and is gone: nobody answers for it, and waiting would only say so later.
+            return if routes.contains_key(&key) { Err(Refusal::NoEndpoints) } else { Ok(None) };
+        };
         if let Some(route) = routes.get(&key).filter(|route| Arc::ptr_eq(&route.source, destination)) {
             return Ok(Some(Rc::clone(route)));
         }
