@@ -1,13 +1,12 @@
-//! What may be typed: the commands, and the options that all of them have.
+//! What may be typed, and which command then runs.
 //!
 //! Each command's own arguments stand in its module under `command`, next to what it does with them. Help texts are
 //! compared with a golden file, so a change of the command line shows up as a diff.
 
 use crate::command;
-use crate::failure::EXIT_CODES;
-use crate::output::{ColorWhen, Format};
-use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use crate::failure::{EXIT_CODES, Exit, Failure};
+use crate::session::{Global, Session};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 /// Runs, drives and explains a service mesh: every connection encrypted and identified, every request allowed by a named
 /// rule or refused.
@@ -32,27 +31,6 @@ pub(crate) struct Cli {
     pub(crate) global: Global,
     #[command(subcommand)]
     pub(crate) command: Command,
-}
-
-/// Options of every command.
-#[derive(Args, Debug, Clone)]
-pub(crate) struct Global {
-    /// Where the mesh's state and the control plane's socket live [default: ~/.local/state/meshctl]
-    #[arg(
-        long,
-        global = true,
-        env = "MESHCTL_STATE_DIR",
-        hide_env_values = true,
-        value_name = "DIR",
-        help_heading = "Global options"
-    )]
-    pub(crate) state_dir: Option<PathBuf>,
-    /// How results are printed; JSON and YAML have stable fields
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
-    pub(crate) output: Format,
-    /// When to use colour
-    #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto, hide_possible_values = true, value_name = "auto|always|never", help_heading = "Global options")]
-    pub(crate) color: ColorWhen,
 }
 
 /// The commands, in the order of a new user's needs.
@@ -106,4 +84,47 @@ pub(crate) enum Command {
     /// Becomes the given program, which is ended when its parent ends.
     #[command(hide = true)]
     ExecWithParent(crate::processes::ExecArgs),
+}
+
+/// Runs the command that was typed.
+///
+/// # Errors
+/// The command's own.
+pub(crate) async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let global = cli.global;
+    // These need no place for state.
+    match cli.command {
+        Command::Completion(args) => command::completion::run(&args, Cli::command()),
+        Command::DemoApp(args) => command::demo::run_app(args).await,
+        Command::Demo(args) => command::demo::run(args, &global).await,
+        typed => dispatch_with(typed, &Session::new(&global)?).await,
+    }
+}
+
+async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failure> {
+    match typed {
+        Command::Up(args) => command::up::run(args, session).await,
+        Command::Run(args) => command::run::run(args, session).await,
+        Command::Join(args) => command::join::run(args).await,
+        Command::Apply(args) => command::apply::run(args, session).await,
+        Command::Get(args) => command::get::run(args, session).await,
+        Command::Delete(args) => command::delete::run(args, session).await,
+        Command::Diff(args) => command::diff::run(args, session).await,
+        Command::History(args) => command::history::run(args, session).await,
+        Command::Rollback(args) => command::rollback::run(args, session).await,
+        Command::Explain(args) => command::explain::run(args, session).await,
+        Command::Status(args) => command::status::run(args, session).await,
+        Command::Edges(args) => command::edges::run(args, session).await,
+        Command::Identity(args) => command::identity::run(args, session).await,
+        Command::Ca(args) => command::ca::run(args, session).await,
+        Command::Audit(args) => command::audit::run(args, session).await,
+        Command::Backup(args) => command::backup::run(args, session).await,
+        Command::Restore(args) => command::restore::run(args, session).await,
+        Command::Check(args) => command::check::run(args, session).await,
+        Command::Version(args) => command::version::run(args, session).await,
+        // Handled before, without a session.
+        Command::Completion(_) | Command::Demo(_) | Command::DemoApp(_) | Command::ExecWithParent(_) => {
+            Ok(Exit::Done)
+        }
+    }
 }

@@ -40,7 +40,7 @@ fn run(cli: cli::Cli) -> Result<failure::Exit, failure::Failure> {
         .enable_all()
         .build()
         .map_err(|error| failure::Failure::failed(format!("cannot start the runtime: {error}")))?;
-    let result = runtime.block_on(command::dispatch(cli));
+    let result = runtime.block_on(cli::dispatch(cli));
     // Blocking tasks such as a read of standard input must not hold up the exit.
     runtime.shutdown_background();
     result

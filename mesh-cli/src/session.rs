@@ -1,14 +1,35 @@
 //! What every command shares: where the mesh's state is, how to print, the connection to the control plane.
 
 use crate::admin_client::AdminClient;
-use crate::cli::Global;
 use crate::config;
 use crate::failure::Failure;
-use crate::output::Format;
+use crate::output::{ColorWhen, Format};
+use clap::Args;
 use std::path::PathBuf;
 
 /// The name of the control plane's socket within the state directory.
 pub(crate) const SOCKET_NAME: &str = "control.sock";
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// Where the mesh's state and the control plane's socket live [default: ~/.local/state/meshctl]
+    #[arg(
+        long,
+        global = true,
+        env = "MESHCTL_STATE_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        help_heading = "Global options"
+    )]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// How results are printed; JSON and YAML have stable fields
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
+    pub(crate) output: Format,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto, hide_possible_values = true, value_name = "auto|always|never", help_heading = "Global options")]
+    pub(crate) color: ColorWhen,
+}
 
 /// What was asked of every command alike.
 #[derive(Clone, Debug)]

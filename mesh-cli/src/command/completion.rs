@@ -1,9 +1,8 @@
 //! `meshctl completion`: the completion script of a shell.
 
-use crate::cli::Cli;
 use crate::failure::{Exit, Failure};
 use crate::output;
-use clap::{Args, CommandFactory as _, ValueEnum};
+use clap::{Args, Command, ValueEnum};
 use clap_complete::aot::{Generator as _, Shell as ClapShell};
 
 const EXAMPLES: &str = "\
@@ -29,17 +28,16 @@ enum Shell {
     Fish,
 }
 
-/// Prints the script.
+/// Prints the script for the whole command line.
 ///
 /// # Errors
 /// When the output cannot be written.
-pub(crate) fn run(args: &CompletionArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &CompletionArgs, mut command: Command) -> Result<Exit, Failure> {
     let shell = match args.shell {
         Shell::Bash => ClapShell::Bash,
         Shell::Zsh => ClapShell::Zsh,
         Shell::Fish => ClapShell::Fish,
     };
-    let mut command = Cli::command();
     command.set_bin_name("meshctl");
     command.build();
     let mut script = Vec::new();

@@ -16,10 +16,9 @@ mod world;
 
 pub(crate) use app::{AppArgs, run as run_app};
 
-use crate::cli::Global;
 use crate::failure::{Exit, Failure, Kind};
 use crate::output::{self, Format};
-use crate::session::SOCKET_NAME;
+use crate::session::{Global, SOCKET_NAME};
 use clap::Args;
 use screen::Screen;
 use stage::Stage;

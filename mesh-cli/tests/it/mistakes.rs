@@ -162,8 +162,8 @@ fn a_socket_path_that_is_too_long() {
 #[test]
 fn a_missing_root_is_named_with_its_flag() {
     let state = folder();
-    let args = ["up", "--listen", "127.0.0.1:0", "--root-cert", "/no/root.pem", "--root-key", "/no/root.key"];
-    fails(state.path(), &args, 1, &["--root-cert /no/root.pem"]);
+    let args = ["up", "--listen", "127.0.0.1:0", "--root-cert", "no-root.pem", "--root-key", "no-root.key"];
+    fails(state.path(), &args, 1, &["--root-cert no-root.pem"]);
 }
 
 #[test]
