@@ -108,14 +108,8 @@ fn recorded(sources: &Sources<'_>, id: &str) -> Result<v1::ExplainResponse, Stat
             decision.revision, world.revision
         ));
     }
-    let head = format!(
-        "decision {}: {} -> {}: {}: {}\n",
-        decision.id,
-        caller.shown(),
-        callee.shown(),
-        asked.shown(),
-        if decision.allowed { "allowed" } else { decision.reason.as_str() },
-    );
+    let word = if decision.allowed { "allowed" } else { decision.reason.as_str() };
+    let head = format!("decision {} at {}: {word}\n", decision.id, decision.destination_instance);
     let mut answer = answer(&set, &explanation, (*decision).clone(), Prose { head, notes });
     // What happened is what the proxy says, not what is computed afterwards.
     answer.allowed = decision.allowed;

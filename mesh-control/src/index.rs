@@ -87,6 +87,8 @@ pub(crate) struct Parts {
     pub(crate) workloads: BTreeMap<WorkloadKey, Arc<Registered>>,
     /// The authority's word.
     pub(crate) trust: Arc<Trust>,
+    /// Grows with every change of the authority's word since the control plane started.
+    pub(crate) trust_generation: u64,
 }
 
 /// The mesh at one moment.
@@ -100,6 +102,8 @@ pub(crate) struct World {
     pub(crate) catalog: Arc<Catalog>,
     /// The authority's word.
     pub(crate) trust: Arc<Trust>,
+    /// Grows with every change of it since the control plane started.
+    pub(crate) trust_generation: u64,
     /// The workloads.
     pub(crate) members: BTreeMap<WorkloadKey, Arc<Member>>,
     /// Every service that exists, with who answers for it.
@@ -112,7 +116,7 @@ pub(crate) struct World {
 impl World {
     /// Puts the parts together; `previous` is only used to share what is equal.
     pub(crate) fn build(parts: Parts, previous: Option<&Self>) -> Self {
-        let Parts { trust_domain, revision, catalog, workloads, trust } = parts;
+        let Parts { trust_domain, revision, catalog, workloads, trust, trust_generation } = parts;
         let names = Names::of(&catalog);
         let member = |(key, registered): (WorkloadKey, Arc<Registered>)| {
             let member = names.member(registered);
@@ -131,7 +135,17 @@ impl World {
         let common = common_items(&trust_domain, &catalog, &trust, previous);
         let encoded = previous.filter(|world| Arc::ptr_eq(&world.catalog, &catalog)).map(Self::encoded_clone);
         let encoded = Mutex::new(encoded.unwrap_or_default());
-        Self { trust_domain, revision, catalog, trust, members, destinations, common, encoded }
+        Self {
+            trust_domain,
+            revision,
+            catalog,
+            trust,
+            trust_generation,
+            members,
+            destinations,
+            common,
+            encoded,
+        }
     }
 
     /// All workloads, as policies see them.

@@ -18,6 +18,8 @@ pub(crate) struct Wanted {
     pub(crate) revision: u64,
     /// The sequence of the mesh's own bundle in it.
     pub(crate) bundle_sequence: u64,
+    /// The generation of the authority's word in it.
+    pub(crate) trust_generation: u64,
 }
 
 /// The part of a snapshot that depends on the resources and on the workload itself, kept from one world to the next while
@@ -63,7 +65,8 @@ pub(crate) fn wanted(
     let destinations = subscriptions.iter().filter_map(|service| world.destinations.get(service));
     let items: Items = world.common.iter().chain(&inbound.items).chain(destinations).cloned().collect();
     let bundle_sequence = world.trust.sequence(&world.trust_domain);
-    Some(Wanted { items, revision: world.revision, bundle_sequence })
+    let (revision, trust_generation) = (world.revision, world.trust_generation);
+    Some(Wanted { items, revision, bundle_sequence, trust_generation })
 }
 
 #[cfg(test)]

@@ -5,14 +5,17 @@
 
 use super::access::Actor;
 use super::query::hex;
+use super::receipts::Issued;
 use super::{Control, ms};
 use crate::clock;
+use crate::local::registry::WorkloadKey;
 use crate::store::Health;
 use crate::store::write::{Verb, Write};
 use mesh_ca::authority::{AuthorityError, CaCertificate, Revocable, RotateRoot};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::{Namespace, ServiceAccount};
 use mesh_proto::wire::v1;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -117,6 +120,7 @@ impl Control {
         } else {
             format!("revoke {shown}: {reason}")
         };
+        let at = clock::monotonic();
         let done = self.with_authority(move |control| {
             let (authority, now) = (control.authority.inner(), clock::wall());
             if undo {
@@ -130,9 +134,17 @@ impl Control {
                 "{shown} is not revoked; `meshctl ca status` shows what is"
             )));
         }
+        let world = self.mesh.world();
+        let affected: BTreeSet<WorkloadKey> = self.mesh.fleet.all().into_keys().collect();
+        let affected_proxies = u32::try_from(affected.len()).unwrap_or(u32::MAX);
+        self.receipts.add(Issued {
+            revision: world.revision,
+            trust_generation: world.trust_generation,
+            affected: Some(Arc::new(affected)),
+            at,
+        });
         self.note(actor, Verb::Ca, detail).await?;
-        let affected = u32::try_from(self.mesh.fleet.all().len()).unwrap_or(u32::MAX);
-        Ok(v1::CaRevokeResponse { revision: self.mesh.world().revision, affected_proxies: affected })
+        Ok(v1::CaRevokeResponse { revision: world.revision, affected_proxies })
     }
 
     /// Makes a one-time token for a machine that joins.

@@ -193,7 +193,8 @@ impl Control {
         let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
         let committed = self.commit(write).await?;
         let affected = Some(Arc::new(affected));
-        self.receipts.add(Issued { revision: committed.revision, affected, at: clock::monotonic() });
+        let at = clock::monotonic();
+        self.receipts.add(Issued { revision: committed.revision, trust_generation: 0, affected, at });
         self.mesh.set_catalog(committed.revision, catalog);
         tracing::info!(%actor, %verb, revision = committed.revision, objects, "resources changed");
         response.revision = committed.revision;
@@ -250,6 +251,7 @@ impl Control {
             catalog,
             workloads: workloads.collect(),
             trust: world.trust.clone(),
+            trust_generation: world.trust_generation,
         };
         World::build(parts, Some(world))
     }

@@ -1,7 +1,8 @@
 //! Which proxies a revision concerns, and how far they are: what `meshctl apply --wait` waits for.
 //!
 //! The affected set is fixed when the revision is committed; who is still connected and what each has confirmed comes
-//! from the fleet. A proxy that has left is not waited for: when it comes back, it gets the newest state anyway.
+//! from the fleet. A change of the authority's word (a revocation) has no revision of its own: it is remembered under the one in
+//! force, with the generation that proxies must have. A proxy that has left is not waited for: when it comes back, it gets the newest state anyway.
 
 use crate::clock;
 use crate::discovery::fanout::{Fleet, ProxyState};
@@ -21,6 +22,8 @@ const REMEMBERED_MAX: usize = 256;
 pub(crate) struct Issued {
     /// The revision.
     pub(crate) revision: u64,
+    /// The generation of the authority's word that must be enforced as well; 0: none.
+    pub(crate) trust_generation: u64,
     /// Whom it concerns; `None`: not remembered, everybody.
     pub(crate) affected: Option<Arc<BTreeSet<WorkloadKey>>>,
     /// When it was committed.
@@ -47,7 +50,7 @@ impl Receipts {
     pub(crate) fn get(&self, revision: u64, now: Instant) -> Issued {
         let all = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let found = all.iter().rev().find(|issued| issued.revision == revision).cloned();
-        found.unwrap_or(Issued { revision, affected: None, at: now })
+        found.unwrap_or(Issued { revision, trust_generation: 0, affected: None, at: now })
     }
 }
 
@@ -72,12 +75,16 @@ pub(crate) fn receipt(
     let concerned = proxies
         .iter()
         .filter(|(key, _)| issued.affected.as_ref().is_none_or(|affected| affected.contains(*key)));
+    let is_enforced = |state: &ProxyState| {
+        state.confirmed.revision >= issued.revision
+            && state.confirmed.trust_generation >= issued.trust_generation
+    };
     let mut receipt = v1::Receipt::default();
     let mut last = issued.at;
     for (key, state) in concerned {
         receipt.affected = receipt.affected.saturating_add(1);
         match &state.refusal {
-            _ if state.confirmed.revision >= issued.revision => {
+            _ if is_enforced(state) => {
                 receipt.enforced = receipt.enforced.saturating_add(1);
                 last = last.max(state.confirmed_at);
             }

@@ -38,16 +38,6 @@ impl Asked {
     pub(super) fn is_http(&self) -> bool {
         matches!(self.protocol, Protocol::Http1 | Protocol::Http2 | Protocol::Grpc)
     }
-
-    pub(super) fn shown(&self) -> String {
-        let protocol = self.protocol.as_str();
-        if self.is_http() {
-            format!("{} {} (host {}, port {}, {protocol})", self.method, self.path, self.host, self.port)
-        } else {
-            let sni = self.sni.as_ref().map(|sni| format!(", server name {sni}")).unwrap_or_default();
-            format!("a connection to port {} ({protocol}{sni})", self.port)
-        }
-    }
 }
 
 /// Header fields of a question; names in lower case.

@@ -51,6 +51,7 @@ fn world() -> World {
         catalog: Arc::new(Catalog::from_resources(read)),
         workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
         trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
+        trust_generation: 0,
     };
     World::build(parts, None)
 }

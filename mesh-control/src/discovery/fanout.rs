@@ -31,6 +31,7 @@ struct State {
     revision: u64,
     catalog: Arc<Catalog>,
     trust: Arc<Trust>,
+    trust_generation: u64,
     /// The registry has changed since the last world.
     is_stale: bool,
     /// The control plane is going down: streams that end now mean nothing.
@@ -66,7 +67,15 @@ impl Mesh {
     /// A mesh, with its first world.
     pub(crate) fn new(beginning: Beginning) -> Self {
         let Beginning { trust_domain, revision, catalog, trust, registry } = beginning;
-        let state = State { registry, revision, catalog, trust, is_stale: false, is_frozen: false };
+        let state = State {
+            registry,
+            revision,
+            catalog,
+            trust,
+            trust_generation: 0,
+            is_stale: false,
+            is_frozen: false,
+        };
         let world = World::build(parts(&trust_domain, &state), None);
         let (world, _) = watch::channel(Arc::new(world));
         Self {
@@ -104,6 +113,7 @@ impl Mesh {
             return false;
         }
         state.trust = Arc::new(trust);
+        state.trust_generation = state.trust_generation.saturating_add(1);
         self.publish(&mut state);
         true
     }
@@ -213,6 +223,7 @@ fn parts(trust_domain: &TrustDomain, state: &State) -> Parts {
         catalog: state.catalog.clone(),
         workloads: state.registry.workloads(),
         trust: state.trust.clone(),
+        trust_generation: state.trust_generation,
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Confirmed {
     pub(crate) revision: u64,
     /// The sequence of the mesh's own bundle.
     pub(crate) bundle_sequence: u64,
+    /// The generation of the authority's word: revocations among it.
+    pub(crate) trust_generation: u64,
 }
 
 /// An update that the proxy could not use.
@@ -162,13 +164,14 @@ impl Subscriber {
     }
 
     fn confirm(&mut self, wanted: Wanted, digest: [u8; 32], now: Instant) {
-        let confirmed = Confirmed { revision: wanted.revision, bundle_sequence: wanted.bundle_sequence };
+        let Wanted { items, revision, bundle_sequence, trust_generation } = wanted;
+        let confirmed = Confirmed { revision, bundle_sequence, trust_generation };
         if self.confirmed != confirmed {
             self.confirmed = confirmed;
             self.confirmed_at = now;
         }
         self.held_digest = digest;
-        self.held = Some(wanted.items);
+        self.held = Some(items);
     }
 
     fn send_next(&mut self, now: Instant) -> Option<v1::Update> {

@@ -35,6 +35,7 @@ fn world(documents: &[&str], workloads: Vec<Registered>, previous: Option<&World
         catalog: catalog(documents),
         workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
         trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
+        trust_generation: 0,
     };
     World::build(parts, previous)
 }

@@ -40,6 +40,7 @@ fn world(callers: &[(&str, &str)], previous: Option<&World>) -> World {
             catalog: Arc::new(Catalog::from_resources(callers.iter().map(policy))),
             workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
             trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
+            trust_generation: 0,
         },
         previous,
     )

@@ -117,7 +117,10 @@ async fn a_revoked_identity_loses_its_stream_and_gets_no_other() {
         undo,
         ..Default::default()
     };
-    plane.admin().await.ca_revoke(revoke(false)).await.unwrap();
+    let revoked = plane.admin().await.ca_revoke(revoke(false)).await.unwrap().into_inner();
+    let receipt = plane.wait_for(revoked.revision).await;
+    assert!(receipt.done && receipt.elapsed_us > 0 && receipt.enforced > 0, "{receipt:?}");
+    assert_eq!(web.view.borrow().snapshot().revocations.identities.len(), 1, "a receipt means enforced");
     let ended = intruder.wait("its end", |view| view.ended.is_some()).await;
     assert!(ended.ended.as_ref().unwrap().contains("revoked"), "{ended:?}");
     let told = web.wait("the revocation", |view| {

@@ -9,7 +9,7 @@ fn state(n: usize, revision: u64) -> Wanted {
     let id = |n: usize| -> SpiffeId { format!("spiffe://mesh.local/ns/a/sa/w{n:03}").parse().unwrap() };
     let revocations = Revocations { serials: Vec::new(), identities: (0..n).map(id).collect() };
     let items = [Item::new(Part::Revocations(Arc::new(revocations)))].into_iter().collect();
-    Wanted { items, revision, bundle_sequence: 1 }
+    Wanted { items, revision, bundle_sequence: 1, trust_generation: 0 }
 }
 
 #[expect(clippy::disallowed_methods, reason = "a start for the times of a test")]
@@ -35,7 +35,7 @@ fn a_proxy_that_holds_the_right_state_is_sent_nothing() {
     let digest = state(1, 1).items.digest();
     let (subscriber, update) = Subscriber::greet(&digest, state(1, 7), start());
     assert!(update.is_none());
-    assert_eq!(subscriber.confirmed(), Confirmed { revision: 7, bundle_sequence: 1 });
+    assert_eq!(subscriber.confirmed(), Confirmed { revision: 7, bundle_sequence: 1, trust_generation: 0 });
 }
 
 #[test]
