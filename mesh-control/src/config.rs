@@ -98,7 +98,7 @@ pub struct Args {
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "root_certificate")]
     root_key: Option<PathBuf>,
-    /// The file of the sealing key, if it is not <state-dir>/seal.key
+    /// The file of the sealing key, if it is not seal.key in the state directory
     #[arg(long, env = "MESH_CONTROL_SEAL_KEY", value_name = "FILE")]
     seal_key: Option<PathBuf>,
     /// Where Prometheus metrics are served; not at all unless given

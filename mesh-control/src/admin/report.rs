@@ -20,6 +20,28 @@ const EVENTS_SHOWN: Duration = Duration::from_secs(300);
 /// Warnings in one answer; what is beyond is counted.
 const WARNINGS_MAX: usize = 50;
 
+/// What to say of a connected workload that should have renewed its certificate long ago. Renewal is due at a third of the
+/// life, so that at three quarters it has failed many times.
+///
+/// An expired certificate has no record any more; then what was presented in the handshake counts.
+fn overdue(
+    workload: &WorkloadKey,
+    (not_before, not_after): (SystemTime, SystemTime),
+    now: SystemTime,
+) -> Option<String> {
+    let life = not_after.duration_since(not_before).unwrap_or_default();
+    let left = not_after.duration_since(now).unwrap_or_default();
+    if left >= life / 4 {
+        return None;
+    }
+    let when =
+        if left.is_zero() { "has expired".to_owned() } else { format!("expires in {} s", left.as_secs()) };
+    Some(format!(
+        "the certificate of {} {when} and has not been renewed; its log says why",
+        workload.instance
+    ))
+}
+
 impl Control {
     /// The whole at a glance.
     pub(super) fn status(&self) -> v1::StatusResponse {
@@ -111,6 +133,12 @@ impl Control {
                 ));
             }
         }
+        warnings.extend(proxies.iter().filter_map(|(key, state)| {
+            let newest = self.authority.newest(key);
+            let life =
+                newest.map_or((state.connected_at, state.peer.not_after), |r| (r.not_before, r.not_after));
+            overdue(key, life, now)
+        }));
         warnings.extend(self.event_warnings(now));
         let dropped = self.traffic.dropped();
         for (count, what) in [
@@ -208,5 +236,31 @@ impl Control {
     /// The connected proxies, as the authority's rotation looks at them.
     pub(crate) fn fleet_trust(&self) -> Vec<ProxyTrust> {
         self.mesh.fleet.all().iter().map(|(key, state)| self.authority.proxy_trust(key, state)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_renewed_is_warned_of_before_it_expires() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let key = WorkloadKey {
+            id: "spiffe://mesh.local/ns/default/sa/web".parse().unwrap(),
+            instance: "web-1".parse().unwrap(),
+        };
+        let said = |now| overdue(&key, (at(0), at(1_000)), at(now));
+        assert_eq!(said(700), None);
+        assert!(said(800).unwrap().contains("expires in 200 s"));
+        assert!(said(2_000).unwrap().contains("web-1 has expired"));
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names = |count: u32| (0..count).map(|n| n.to_string());
+        assert_eq!(crate::advise::listed(names(0)), "nobody");
+        assert_eq!(crate::advise::listed(names(3)), "0, 1, 2");
+        assert!(crate::advise::listed(names(15)).ends_with("11 and 3 more"));
     }
 }
