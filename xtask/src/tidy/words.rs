@@ -59,7 +59,8 @@ fn machine_paths() -> Result<Vec<String>> {
     let here = root().to_string_lossy().into_owned();
     let mut findings = Vec::new();
     for path in [here, home].iter().filter(|path| path.len() > 3) {
-        let found = Command::new("git").args(["grep", "-nF", path]).current_dir(root()).output()?;
+        let found =
+            Command::new("git").args(["grep", "-nF", &format!("{path}/")]).current_dir(root()).output()?;
         findings.extend(
             String::from_utf8_lossy(&found.stdout)
                 .lines()
