@@ -18,7 +18,7 @@ mod scrape;
 use crate::admin::Control;
 use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
-use crate::authority::{CertificateAuthority, Ticker};
+use crate::authority::{CertificateAuthority, Refusals, Ticker};
 use crate::clock;
 use crate::config::Config;
 use crate::discovery::fanout::Mesh;
@@ -288,6 +288,7 @@ impl Plane {
             store: control.store.clone(),
             metrics: control.metrics.clone(),
             renew_own: renew_own.clone(),
+            refusals: Refusals::default(),
         };
         let instance = self.issuer.instance.clone();
         let fresh =

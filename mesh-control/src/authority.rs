@@ -138,11 +138,47 @@ pub(crate) struct Ticker {
     pub(crate) metrics: Arc<Metrics>,
     /// Tells the control plane's own certificate to be replaced.
     pub(crate) renew_own: Arc<Notify>,
+    /// How many refusals may still go into the audit log.
+    pub(crate) refusals: Refusals,
+}
+
+/// How many refused requests the audit log names: anybody who can connect can be refused as often as it likes, and the log
+/// is kept for ever. What is beyond is counted, and the count written.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    since: Option<SystemTime>,
+    named: u32,
+    unnamed: u64,
+}
+
+impl Refusals {
+    /// Refusals named in each [`WINDOW`](Self::WINDOW): enough to see who it is.
+    const NAMED_MAX: u32 = 10;
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    /// Whether one more is named.
+    fn take(&mut self) -> bool {
+        if self.named < Self::NAMED_MAX {
+            self.named = self.named.saturating_add(1);
+            return true;
+        }
+        self.unnamed = self.unnamed.saturating_add(1);
+        false
+    }
+
+    /// Begins a new window when the last is over; returns how many were not named in that.
+    fn turn(&mut self, now: SystemTime) -> u64 {
+        let is_open = |since: SystemTime| now.duration_since(since).is_ok_and(|past| past < Self::WINDOW);
+        if self.since.is_some_and(is_open) {
+            return 0;
+        }
+        std::mem::replace(self, Self { since: Some(now), named: 0, unnamed: 0 }).unnamed
+    }
 }
 
 impl Ticker {
     /// Ticks until `shutdown`.
-    pub(crate) async fn run(self, shutdown: CancellationToken) {
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let mut last_error = String::new();
         let mut epoch = self.authority.authority.reissue_epoch();
         loop {
@@ -195,14 +231,14 @@ impl Ticker {
 
     /// Writes what the authority did by itself into the audit chain, several events to a line. What people asked for is
     /// not among it: `admin` has written that with their name.
-    async fn write_audit(&self) {
+    async fn write_audit(&mut self) {
         if self.store.health() != Health::Ok {
             // They wait in the authority's bounded journal, which counts what it has to drop.
             return;
         }
         let events = self.authority.inner().take_events();
         self.count(&events);
-        for (time, detail) in lines(&events) {
+        for (time, detail) in lines(&events, &mut self.refusals, clock::wall()) {
             let write = Write {
                 actor: "authority".to_owned(),
                 verb: Verb::Ca,
@@ -229,8 +265,12 @@ impl Ticker {
 }
 
 /// Events as lines for the audit log, with the time of the first in each.
-fn lines(events: &[Entry]) -> Vec<(SystemTime, String)> {
+fn lines(events: &[Entry], refusals: &mut Refusals, now: SystemTime) -> Vec<(SystemTime, String)> {
     let mut lines: Vec<(SystemTime, String)> = Vec::new();
+    let unnamed = refusals.turn(now);
+    if unnamed > 0 {
+        lines.push((now, format!("refused {unnamed} more requests in the minute before")));
+    }
     for Entry { at, event } in events {
         let is_peoples = matches!(
             event,
@@ -239,7 +279,7 @@ fn lines(events: &[Entry]) -> Vec<(SystemTime, String)> {
                 | Event::RevocationUndone { .. }
                 | Event::TokenCreated { .. }
         );
-        if is_peoples {
+        if is_peoples || (matches!(event, Event::Refused { .. }) && !refusals.take()) {
             continue;
         }
         let text: String = event.to_string().chars().filter(|c| !c.is_control()).take(1_000).collect();
@@ -265,12 +305,27 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH;
         let mut events = vec![Entry { at, event: revoked }];
         events.extend((0..10).map(|_| Entry { at, event: refused.clone() }));
-        let lines = lines(&events);
+        let lines = lines(&events, &mut Refusals::default(), at);
         assert!(
             lines.len() < 10 && lines.iter().all(|(_, line)| line.len() <= AUDIT_LINE_BYTES),
             "{}",
             lines.len()
         );
         assert!(lines.iter().all(|(_, line)| !line.contains("revoked")));
+    }
+
+    #[test]
+    fn whoever_is_refused_all_day_cannot_fill_the_log() {
+        let refused = Event::Refused { caller: "uid 7".to_owned(), reason: "no".to_owned() };
+        let mut refusals = Refusals::default();
+        let mut written = String::new();
+        let start = SystemTime::UNIX_EPOCH;
+        for second in 0..120 {
+            let at = start + Duration::from_secs(second);
+            let events: Vec<_> = (0..1_000).map(|_| Entry { at, event: refused.clone() }).collect();
+            written.extend(lines(&events, &mut refusals, at).into_iter().map(|(_, line)| line + "; "));
+        }
+        assert_eq!(written.matches("uid 7").count(), 20, "ten in each minute");
+        assert!(written.contains("refused 59990 more requests"), "{written}");
     }
 }
