@@ -95,7 +95,7 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 /// Prints bytes as they are: scripts and documents.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_raw(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;
@@ -130,7 +130,7 @@ pub(crate) fn print_failure(failure: &Failure) {
 /// Prints a value as JSON or YAML, or what `table` makes for people.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub(crate) fn print_value<T: Serialize>(
     format: Format,
     value: &T,

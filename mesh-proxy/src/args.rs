@@ -25,11 +25,11 @@ pub struct Args {
     /// What this running instance is called; its name unless given.
     #[arg(long)]
     instance: Option<InstanceName>,
-    /// A port that peers may call, as [NAME:]PORT[/PROTOCOL][=APP-ADDRESS]; the application is expected on
+    /// A port that peers may call, as `[NAME:]PORT[/PROTOCOL][=APP-ADDRESS]`; the application is expected on
     /// 127.0.0.1:PORT unless said otherwise.
     #[arg(long = "port", value_name = "PORT")]
     ports: Vec<PortArg>,
-    /// A service to call through a local port, as NAME[:PORT][/PROTOCOL]=ADDRESS.
+    /// A service to call through a local port, as `NAME[:PORT][/PROTOCOL]=ADDRESS`.
     #[arg(long = "to", value_name = "SERVICE")]
     outbound: Vec<ToArg>,
     /// A label, as KEY=VALUE.

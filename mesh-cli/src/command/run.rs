@@ -61,7 +61,7 @@ pub(crate) struct SidecarArgs {
     #[arg(long = "port", value_name = "[NAME:]PORT[=PROTOCOL][@ADDRESS]", value_parser = ports::inbound)]
     pub(crate) ports: Vec<mesh_proxy::InboundPort>,
     /// A service the program calls (NAME, or NAMESPACE/NAME of another namespace), and the local address where it does so; port 0 takes a free one, and the program
-    /// finds the address in MESHCTL_TO_<SERVICE>. May be given several times
+    /// finds the address in MESHCTL_TO_{SERVICE}. May be given several times
     #[arg(long = "to", value_name = "SERVICE[:PORT]=ADDRESS[/PROTOCOL]", value_parser = ports::outbound)]
     pub(crate) to: Vec<ports::Outbound>,
     /// The namespace
