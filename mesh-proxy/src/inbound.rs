@@ -130,6 +130,12 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
                 Alpn::MeshTcp => Protocol::Tcp,
             };
             let call = begin(&worker, (peer, port), service.to_string().into(), inside);
+            // The handshake may have begun before a revocation that the registration already counts as seen.
+            if !call.peer.is_believed(&worker.applied()) {
+                worker.shard.refused(Direction::Inbound, Refusal::Quarantined.label());
+                transport.reset_on_close();
+                return;
+            }
             match alpn {
                 Alpn::MeshH1 => http::serve_h1(&inbound, &call, transport, Vec::new()).await,
                 Alpn::MeshH2 => http::serve_h2(&inbound, Rc::new(call), transport, Vec::new()).await,
@@ -166,9 +172,11 @@ fn begin(
 ) -> Call {
     // Opaque connections are counted when they are judged.
     let admission = match protocol {
-        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => match port.protocol {
-            // A port declared for bytes takes no requests: its application would read their heads as something else.
-            Some(Protocol::Tls | Protocol::Tcp) => Err(Refusal::WrongProtocol.into()),
+        Protocol::Http1 | Protocol::Http2 | Protocol::Grpc => match (port.protocol, protocol) {
+            // An application that was not told of this protocol would read its bytes as something else.
+            (Some(Protocol::Tls | Protocol::Tcp), _)
+            | (Some(Protocol::Http1), Protocol::Http2 | Protocol::Grpc)
+            | (Some(Protocol::Http2 | Protocol::Grpc), Protocol::Http1) => Err(Refusal::WrongProtocol.into()),
             _ => judge::admit_connection(&worker.applied(), &peer, port.port, protocol),
         },
         Protocol::Tls | Protocol::Tcp => Ok(Grant::default()),

@@ -123,6 +123,10 @@ async fn exchange_h1(
         told.id = inbound.worker.recorder.decision_id();
         let refused = Refused { refusal: refuse.refusal, decision: &told.id };
         done.after = server.refuse(Some(head), refused, &inbound.worker.limits).await;
+        // A connection over its limit is not kept: the next one may find room again.
+        if call.admission.is_err() && done.after == After::NextRequest {
+            done.after = After::Close;
+        }
     }
     told.refuse = done.refuse;
     told.by = done.by;

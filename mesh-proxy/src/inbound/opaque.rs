@@ -163,6 +163,11 @@ async fn pass(
     (mut kind, admitted): (Kind, &Admitted<'_>),
     meter: &mut Meter,
 ) -> Ended {
+    // Whoever waited for the first byte may have missed a change: nothing is carried on a verdict of before it.
+    if let Err(refuse) = judge::may_go_on(&inbound.worker.applied(), call, kind.question()) {
+        far.reset_on_close();
+        return Ended(kind, Err(refuse));
+    }
     judge::begun(inbound, &inbound.worker.applied(), call, kind.protocol);
     kind.begin = Begin::Counted;
     let mut charged = 0;

@@ -164,6 +164,12 @@ pub(crate) async fn open(
         return Ok(Opened { transport: Transport::Plain(stream), peer: None });
     };
     match transport::connect(config, name, stream).await {
+        // A revocation may have come while hands were shaken.
+        Ok(secured) if secured.peer.is_revoked(worker.applied().trust.revocations()) => {
+            let source = io::Error::other(PeerError::Revoked);
+            worker.shard.handshake_failed(Direction::Outbound, PeerError::Revoked.code());
+            Err(ConnectError::Handshake { endpoint, source })
+        }
         Ok(secured) => {
             Ok(Opened { transport: Transport::Mesh(Box::new(secured.stream)), peer: Some(secured.peer) })
         }

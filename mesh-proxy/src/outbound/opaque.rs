@@ -7,7 +7,6 @@ use super::resolve::Route;
 use super::tell::Told;
 use super::{Call, Outbound, Seen, proceed};
 use crate::accept::detect::{DETECT_BYTES_MAX, Finding};
-use crate::connections::Change;
 use crate::http::Meter;
 use crate::refusal::Refusal;
 use crate::transport::Transport;
@@ -170,15 +169,15 @@ pub(crate) async fn serve(
         let carry = carry(&outbound.worker.scratch, &mut tunnel, &mut near, &mut far);
         let mut carry = std::pin::pin!(carry);
         loop {
+            // First, too: whoever waited for the first byte may have missed a change.
+            if !believed() {
+                break Err(io::ErrorKind::ConnectionAborted.into());
+            }
             // Cancel safe: the tunnel's state is outside of its future.
             tokio::select! {
                 biased;
                 ended = &mut carry => break ended,
-                change = call.registration.changed() => {
-                    if change == Change::Judge && !believed() {
-                        break Err(io::ErrorKind::ConnectionAborted.into());
-                    }
-                }
+                _ = call.registration.changed() => {}
             }
         }
     };
