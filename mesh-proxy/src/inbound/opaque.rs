@@ -170,19 +170,20 @@ async fn pass(
     }
     judge::begun(inbound, &inbound.worker.applied(), call, kind.protocol);
     kind.begin = Begin::Counted;
-    let mut charged = 0;
+    let pace = admitted.grant.counts_bytes();
+    let (mut charged, mut free_at) = (0, clock::now());
     let result = loop {
-        let pace = admitted.grant.counts_bytes();
         let due = pace_of(&admitted.grant, &tunnel, &mut charged);
-        if due > Duration::ZERO {
-            tokio::time::sleep(due).await;
-            continue;
+        if !due.is_zero() {
+            free_at = clock::now() + due;
         }
+        let debt = free_at.saturating_duration_since(clock::now());
         let carrying = carry(&inbound.worker.scratch, &mut tunnel, near, &mut far);
-        // Cancel safe: the tunnel's state is outside of its future; a change that was not taken comes again.
+        // Cancel safe: the tunnel's state is outside of its future; a change that was not taken comes again. A tunnel in
+        // debt moves no byte, but hears of changes.
         tokio::select! {
             biased;
-            ended = carrying => {
+            ended = carrying, if debt.is_zero() => {
                 if ended.is_err() {
                     near.reset_on_close();
                     far.reset_on_close();
@@ -197,7 +198,7 @@ async fn pass(
                     break Err(refuse);
                 }
             }
-            () = tokio::time::sleep(PACE), if pace => {}
+            () = tokio::time::sleep(debt.max(PACE)), if pace => {}
         }
     };
     meter.request_bytes = tunnel.carried.forward;
