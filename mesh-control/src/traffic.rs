@@ -222,8 +222,10 @@ impl State {
         ] {
             cut(text);
         }
-        decision.header_names.truncate(100);
-        decision.header_names.iter_mut().for_each(cut);
+        // A cut list keeps the room it had, and ten thousand of them are kept.
+        decision.header_names.truncate(HEADER_NAMES_MAX);
+        decision.header_names.shrink_to_fit();
+        decision.header_names.iter_mut().for_each(|name| cut_to(name, HEADER_NAME_BYTES_MAX));
         if decision.id.is_empty() || self.by_id.contains_key(&decision.id) {
             return;
         }
@@ -292,10 +294,21 @@ impl Totals {
 
 /// Cuts a text at [`TEXT_BYTES_MAX`], on a character's border.
 fn cut(text: &mut String) {
-    if text.len() > TEXT_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-    }
+    cut_to(text, TEXT_BYTES_MAX);
 }
+
+/// Cuts a text on a character's border and gives back the room it had beyond that.
+fn cut_to(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        text.truncate(text.floor_char_boundary(bytes_max));
+    }
+    text.shrink_to_fit();
+}
+
+/// Names of judged fields that a decision keeps; a policy judges a handful.
+const HEADER_NAMES_MAX: usize = 32;
+/// The longest such name that is kept.
+const HEADER_NAME_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -304,6 +317,14 @@ mod tests {
     const WEB: &str = "spiffe://mesh.local/ns/shop/sa/web";
     const PAY: &str = "spiffe://mesh.local/ns/shop/sa/payments";
     const FROM: Reporter<'_> = Reporter { id: PAY, instance: "payments-1" };
+
+    #[test]
+    fn what_was_cut_off_a_text_is_given_back() {
+        let mut text = String::with_capacity(1 << 20);
+        text.push_str(&"ä".repeat(5_000));
+        cut_to(&mut text, HEADER_NAME_BYTES_MAX);
+        assert_eq!((text.len(), text.capacity() < 2 * HEADER_NAME_BYTES_MAX), (HEADER_NAME_BYTES_MAX, true));
+    }
 
     fn edge(source: &str, destination: &str) -> v1::EdgeStats {
         v1::EdgeStats {
