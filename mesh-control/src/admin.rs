@@ -45,7 +45,7 @@ pub(crate) struct Control {
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
     /// One change at a time: each is checked against the catalog that the one before has made.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     /// The control plane's own uid.
     pub(crate) owner: u32,
     /// The mutual-TLS port, as other machines reach it.

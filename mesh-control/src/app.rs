@@ -260,7 +260,7 @@ impl Plane {
             traffic: Arc::new(Traffic::default()),
             receipts: Receipts::default(),
             metrics: Arc::new(Metrics::default()),
-            changing: tokio::sync::Mutex::new(()),
+            changing: Arc::default(),
             owner,
             advertised,
             started: clock::monotonic(),

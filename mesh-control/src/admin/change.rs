@@ -181,24 +181,29 @@ impl Control {
         run: Run,
     ) -> Result<v1::ApplyResponse, Status> {
         actor.require(&self.mesh.world().catalog, run.action())?;
-        let _turn = self.changing.lock().await;
-        let Plan { verb, intents, detail } = plan;
-        let (judge, now) = (actor.clone(), clock::wall());
-        let judged = self.aside(move |control| control.judge(&judge, intents, run, now)).await?;
-        let Judged { mut response, writes, catalog, affected } = judged;
-        if writes.is_empty() || run == Run::Dry {
-            return Ok(response);
-        }
-        let objects = writes.len();
-        let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
-        let committed = self.commit(write).await?;
-        let affected = Some(Arc::new(affected));
-        let at = clock::monotonic();
-        self.receipts.add(Issued { revision: committed.revision, trust_generation: 0, affected, at });
-        self.mesh.set_catalog(committed.revision, catalog);
-        tracing::info!(%actor, %verb, revision = committed.revision, objects, "resources changed");
-        response.revision = committed.revision;
-        Ok(response)
+        let turn = self.changing.clone().lock_owned().await;
+        let (actor, now) = (actor.clone(), clock::wall());
+        // A caller who goes away drops this future, but not what is done aside: what is written is published, too.
+        self.aside(move |control| {
+            let Plan { verb, intents, detail } = plan;
+            let Judged { mut response, writes, catalog, affected } =
+                control.judge(&actor, intents, run, now)?;
+            if writes.is_empty() || run == Run::Dry {
+                return Ok(response);
+            }
+            let objects = writes.len();
+            let write = Write { actor: actor.to_string(), verb, time_ms: ms(now), changes: writes, detail };
+            let committed = tokio::runtime::Handle::current().block_on(control.commit(write))?;
+            let affected = Some(Arc::new(affected));
+            let at = clock::monotonic();
+            control.receipts.add(Issued { revision: committed.revision, trust_generation: 0, affected, at });
+            control.mesh.set_catalog(committed.revision, catalog);
+            tracing::info!(%actor, %verb, revision = committed.revision, objects, "resources changed");
+            response.revision = committed.revision;
+            drop(turn);
+            Ok(response)
+        })
+        .await
     }
 
     /// Compares with what is there, checks the whole, and finds out whom it concerns.
