@@ -2,11 +2,13 @@
 //!
 //! [`server`] is the table of calls: who may make each, and which function answers. `access` judges callers; `change`
 //! applies, deletes and rolls back; `receipts` says how far a revision is; `query` shows what is and was; `report` sums up;
-//! `certify` speaks to the authority. Explanations come from `advise`.
+//! `certify` speaks to the authority, `backup` reads everything. Explanations come from `advise`.
 //!
-//! Every call that changes anything leaves an audit record with the caller's uid, in the same write as the change.
+//! Every call that changes a resource leaves an audit record with the caller's uid, in the same write as the change; a
+//! backup leaves one before it is taken, and a call that its caller may not make leaves one through `notices`.
 
 pub(crate) mod access;
+mod backup;
 mod certify;
 mod change;
 mod documents;
@@ -20,6 +22,7 @@ use crate::authority::CertificateAuthority;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 use crate::store::write::{Committed, Write};
 use crate::store::{Store, StoreError};
 use crate::traffic::Traffic;
@@ -44,6 +47,8 @@ pub(crate) struct Control {
     pub(crate) receipts: Receipts,
     /// Counters.
     pub(crate) metrics: Arc<Metrics>,
+    /// Refusals for the audit log.
+    pub(crate) notices: Arc<Notices>,
     /// One change at a time: each is checked against the catalog that the one before has made.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     /// The control plane's own uid.

@@ -12,7 +12,7 @@ mod names;
 use crate::clock;
 use crate::index::World;
 use crate::store::Store;
-use crate::traffic::Traffic;
+use crate::traffic::{Found, Traffic};
 use facts::{Asked, Headers};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::policy::compile::PolicySet;
@@ -73,7 +73,7 @@ fn hypothetical(world: &World, request: v1::ExplainRequest, now: u64) -> Result<
 /// Why a past decision was made: under the policy of its own revision, and what has changed since.
 fn recorded(sources: &Sources<'_>, id: &str) -> Result<v1::ExplainResponse, Status> {
     let world = sources.world;
-    let Some(decision) = sources.traffic.decision(id) else {
+    let Some(Found { decision, rivals }) = sources.traffic.decision(id) else {
         return Err(Status::not_found(format!(
             "no decision {:?} is kept; refusals and sampled permits are kept since the control plane started, the last \
              10,000 of them: list them with `meshctl explain --denied`, or ask with names: `meshctl explain FROM TO METHOD PATH`",
@@ -81,6 +81,14 @@ fn recorded(sources: &Sources<'_>, id: &str) -> Result<v1::ExplainResponse, Stat
         )));
     };
     let (catalog, mut notes) = catalog_at(sources, decision.revision);
+    if !rivals.is_empty() {
+        notes.push(format!(
+            "{} and {} both claim to have made this decision, and one of them lies; what is shown is what came first. Look at \
+             the others with `meshctl explain --denied`, and at `meshctl audit`",
+            decision.destination_instance,
+            rivals.join(", ")
+        ));
+    }
     let callee = names::callee_of(world, &decision)?;
     let asked = facts::recorded(&decision)?;
     let caller = names::caller_of(&decision)?;
@@ -110,7 +118,7 @@ fn recorded(sources: &Sources<'_>, id: &str) -> Result<v1::ExplainResponse, Stat
     }
     let word = if decision.allowed { "allowed" } else { decision.reason.as_str() };
     let head = format!("decision {} at {}: {word}\n", decision.id, decision.destination_instance);
-    let mut answer = answer(&set, &explanation, (*decision).clone(), Prose { head, notes });
+    let mut answer = answer(&set, &explanation, decision.clone(), Prose { head, notes });
     // What happened is what the proxy says, not what is computed afterwards.
     answer.allowed = decision.allowed;
     answer.reason.clone_from(&decision.reason);

@@ -25,8 +25,10 @@ use crate::discovery::fanout::Mesh;
 use crate::discovery::server::{self as discovery_server, DiscoveryService};
 use crate::index::World;
 use crate::metrics::Metrics;
+use crate::notices::Notices;
 use crate::state_dir::{self, StateDirError};
 use crate::store::disk::OpenError;
+use crate::telemetry::pace::Pace;
 use crate::telemetry::{self, TelemetryService};
 use crate::traffic::Traffic;
 use crate::transport::tls::Acceptor;
@@ -260,6 +262,7 @@ impl Plane {
             traffic: Arc::new(Traffic::default()),
             receipts: Receipts::default(),
             metrics: Arc::new(Metrics::default()),
+            notices: Arc::new(Notices::default()),
             changing: Arc::default(),
             owner,
             advertised,
@@ -312,6 +315,8 @@ impl Plane {
         tasks.add("the renewal of the control plane's certificate", fresh);
         tasks.add("the TLS configuration", until(stop.clone(), follow));
         tasks.add("the keeper of the registry", until(stop.clone(), keep_registry(control.clone())));
+        let notices = control.notices.clone().keep(control.store.clone(), stop.clone());
+        tasks.add("the keeper of refusals", notices);
         tasks.add("the settle window", until(stop.clone(), settle(control.mesh.clone(), config.settle)));
         tasks.add(
             "the acceptor of the socket",
@@ -345,7 +350,7 @@ impl Plane {
         accepted: mpsc::Receiver<io::Result<transport::Connection<transport::tls::Stream>>>,
         ends: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
-        let Control { mesh, authority, metrics, traffic, shutdown, .. } = &*self.control;
+        let Control { mesh, authority, metrics, traffic, notices, shutdown, .. } = &*self.control;
         let discovery = DiscoveryService {
             mesh: mesh.clone(),
             vouching: authority.clone(),
@@ -355,7 +360,9 @@ impl Plane {
         let telemetry = TelemetryService {
             mesh: mesh.clone(),
             traffic: traffic.clone(),
+            notices: notices.clone(),
             metrics: metrics.clone(),
+            pace: Pace::default(),
             shutdown: shutdown.clone(),
         };
         let identity =

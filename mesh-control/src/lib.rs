@@ -13,6 +13,7 @@ mod discovery;
 mod index;
 mod local;
 mod metrics;
+mod notices;
 mod snapshot;
 mod state_dir;
 pub mod store;

@@ -3,7 +3,7 @@
 //! Names are in `mesh_proto::ops::metrics`; counting happens where things happen, through the methods here.
 
 use crate::store::Health;
-use mesh_proto::ops::metrics::{OpResult, control as names};
+use mesh_proto::ops::metrics::{OpResult, ReportFault, control as names};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -36,6 +36,8 @@ pub(crate) struct Metrics {
     commit_seconds: Histogram,
     writable: Gauge,
     reports: Counter,
+    report_faults: Family<ByReason, Counter>,
+    denied: Counter,
     resyncs: Counter,
     answers_missed: Counter,
     handshakes: Family<ByReason, Counter>,
@@ -58,6 +60,8 @@ impl Default for Metrics {
             commit_seconds: seconds(),
             writable: Gauge::default(),
             reports: Counter::default(),
+            report_faults: Family::default(),
+            denied: Counter::default(),
             resyncs: Counter::default(),
             answers_missed: Counter::default(),
             handshakes: Family::default(),
@@ -89,6 +93,12 @@ impl Metrics {
         r.register(names::COMMIT_SECONDS, "Seconds until a commit was durable", self.commit_seconds.clone());
         r.register(names::STORE_WRITABLE, "1 while the store accepts writes", self.writable.clone());
         r.register(names::REPORTS, "Traffic reports received", self.reports.clone());
+        r.register(
+            names::REPORT_FAULTS,
+            "Entries of traffic reports that were not taken, by reason",
+            self.report_faults.clone(),
+        );
+        r.register(names::DENIED, "Admin calls refused for want of a role", self.denied.clone());
         r.register(names::RESYNCS, "Whole states sent because digests differed", self.resyncs.clone());
         r.register(
             names::ANSWERS_MISSED,
@@ -166,6 +176,16 @@ impl Metrics {
     /// A report came in.
     pub(crate) fn reported(&self) {
         self.reports.inc();
+    }
+
+    /// Entries of a report were not taken.
+    pub(crate) fn report_fault(&self, fault: ReportFault, count: u64) {
+        self.report_faults.get_or_create(&ByReason { reason: fault.as_str() }).inc_by(count);
+    }
+
+    /// An admin call was refused because its caller may not make it.
+    pub(crate) fn denied(&self) {
+        self.denied.inc();
     }
 
     /// What is looked at regularly rather than counted.

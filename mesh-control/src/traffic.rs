@@ -4,21 +4,35 @@
 //! bounded and in memory: a restart begins anew. It never influences a decision.
 //!
 //! A proxy may speak only for itself: of an inbound edge the destination must be the reporter, of an outbound one the
-//! source. What claims otherwise is dropped and counted.
+//! source, and of a decision see [`decisions`]. What claims otherwise is dropped and counted, and [`Traffic::add`] says
+//! so, for the audit log. No identity can take the room of the others.
 
+mod decisions;
+
+pub(crate) use decisions::Found;
+
+use decisions::{Decisions, Taken};
 use mesh_proto::ops::histogram;
+use mesh_proto::ops::metrics::ReportFault;
 use mesh_proto::wire::v1;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Edges kept; one takes about 1 KiB with its histogram. What comes after is counted as overflow, never stored.
 const EDGES_MAX: usize = 20_000;
-/// Decisions kept for `explain`; one takes about 0.5 KiB.
-const DECISIONS_MAX: usize = 10_000;
+/// Edges kept of what one identity reports, all its instances together: it calls or is called by some hundreds.
+const EDGES_EACH_MAX: usize = 2_000;
 /// Security events kept.
 const EVENTS_MAX: usize = 1_000;
-/// Edges, decisions and events looked at in one report; a proxy sends fewer than a hundred of each.
-const REPORT_ENTRIES_MAX: usize = 2_000;
+/// Security events kept of one identity.
+const EVENTS_EACH_MAX: usize = 100;
+/// Edges looked at in one report; a proxy sends fewer than a hundred.
+const REPORT_EDGES_MAX: usize = 2_000;
+/// Decisions looked at in one report: as many as a proxy ever sends.
+const REPORT_DECISIONS_MAX: usize = 500;
+/// Security events looked at in one report: as many as a proxy ever sends.
+const REPORT_EVENTS_MAX: usize = 100;
 /// Bytes kept of any text in a report. A SPIFFE ID may have 2,048.
 const TEXT_BYTES_MAX: usize = 2_048;
 
@@ -42,8 +56,9 @@ struct Totals {
 #[derive(Debug, Default)]
 struct State {
     edges: BTreeMap<EdgeKey, Totals>,
-    decisions: VecDeque<Arc<v1::Decision>>,
-    by_id: HashMap<String, Arc<v1::Decision>>,
+    /// How many of them each identity has reported.
+    edges_of: HashMap<String, usize>,
+    decisions: Decisions,
     events: VecDeque<Arc<Event>>,
     dropped: Dropped,
 }
@@ -57,11 +72,31 @@ pub(crate) struct Dropped {
     pub(crate) decisions: u64,
     /// Entries in which a proxy spoke for somebody else.
     pub(crate) foreign: u64,
+    /// Decisions under an id that is another proxy's.
+    pub(crate) forged: u64,
+}
+
+/// What one report brought.
+#[derive(Debug, Default)]
+pub(crate) struct Added {
+    /// Its security events, cut to size, for the log.
+    pub(crate) events: Vec<Arc<Event>>,
+    /// What a proxy cannot honestly have sent, with how often: by fault and by who did it.
+    pub(crate) faults: BTreeMap<(ReportFault, String), u64>,
+}
+
+impl Added {
+    fn fault(&mut self, fault: ReportFault, by: &str) {
+        let count = self.faults.entry((fault, by.to_owned())).or_default();
+        *count = count.saturating_add(1);
+    }
 }
 
 /// A security event with who reported it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Event {
+    /// The reporting identity.
+    pub(crate) id: String,
     /// The reporting instance.
     pub(crate) reporter: String,
     /// What happened.
@@ -75,6 +110,14 @@ pub(crate) struct Reporter<'a> {
     pub(crate) id: &'a str,
     /// Its instance.
     pub(crate) instance: &'a str,
+}
+
+impl fmt::Display for Reporter<'_> {
+    /// As the audit log has it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, instance } = self;
+        write!(f, "{id} ({instance})")
+    }
 }
 
 /// Which decisions are asked for.
@@ -98,28 +141,22 @@ impl Traffic {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one report. Returns its security events, cut to size, for the log.
-    pub(crate) fn add(&self, from: Reporter<'_>, report: v1::ProxyReport, now_ms: u64) -> Vec<Arc<Event>> {
+    /// Adds one report, of which only so much is looked at as an honest proxy sends.
+    pub(crate) fn add(&self, from: Reporter<'_>, report: v1::ProxyReport, now_ms: u64) -> Added {
         let v1::ProxyReport { edges, decisions, decisions_dropped, events } = report;
+        let mut added = Added::default();
         let mut state = self.state();
         state.dropped.decisions = state.dropped.decisions.saturating_add(decisions_dropped);
-        for edge in edges.into_iter().take(REPORT_ENTRIES_MAX) {
-            state.add_edge(from, edge, now_ms);
-        }
-        for decision in decisions.into_iter().take(REPORT_ENTRIES_MAX) {
-            state.add_decision(from, decision);
-        }
-        let mut added = Vec::new();
-        for mut event in events.into_iter().take(REPORT_ENTRIES_MAX) {
-            for text in [&mut event.kind, &mut event.peer, &mut event.detail] {
-                cut(text);
+        for edge in edges.into_iter().take(REPORT_EDGES_MAX) {
+            if let Some(fault) = state.add_edge(from, edge, now_ms) {
+                added.fault(fault, &from.to_string());
             }
-            let event = Arc::new(Event { reporter: from.instance.to_owned(), event });
-            if state.events.len() >= EVENTS_MAX {
-                state.events.pop_front();
-            }
-            state.events.push_back(event.clone());
-            added.push(event);
+        }
+        for decision in decisions.into_iter().take(REPORT_DECISIONS_MAX) {
+            state.add_decision(from, decision, &mut added);
+        }
+        for event in events.into_iter().take(REPORT_EVENTS_MAX) {
+            added.events.push(state.add_event(from, event));
         }
         added
     }
@@ -144,14 +181,12 @@ impl Traffic {
 
     /// The newest decisions first.
     pub(crate) fn decisions(&self, limit: usize, which: Which) -> Vec<v1::Decision> {
-        let state = self.state();
-        let wanted = state.decisions.iter().rev().filter(|decision| which == Which::All || !decision.allowed);
-        wanted.take(limit).map(|decision| (**decision).clone()).collect()
+        self.state().decisions.newest(limit, which)
     }
 
     /// One decision, if it is still kept.
-    pub(crate) fn decision(&self, id: &str) -> Option<Arc<v1::Decision>> {
-        self.state().by_id.get(id).cloned()
+    pub(crate) fn decision(&self, id: &str) -> Option<Found> {
+        self.state().decisions.find(id)
     }
 
     /// Security events since a time, oldest first.
@@ -166,12 +201,12 @@ impl Traffic {
 }
 
 impl State {
-    fn add_edge(&mut self, from: Reporter<'_>, mut edge: v1::EdgeStats, now_ms: u64) {
+    fn add_edge(&mut self, from: Reporter<'_>, mut edge: v1::EdgeStats, now_ms: u64) -> Option<ReportFault> {
         let outbound = edge.direction == v1::Direction::Outbound as i32;
         let own = if outbound { &edge.source } else { &edge.destination };
         if own != from.id {
             self.dropped.foreign = self.dropped.foreign.saturating_add(1);
-            return;
+            return Some(ReportFault::Foreign);
         }
         for text in [
             &mut edge.source,
@@ -193,18 +228,35 @@ impl State {
             port: edge.port,
             protocol: edge.protocol.clone(),
         };
-        if self.edges.len() >= EDGES_MAX && !self.edges.contains_key(&key) {
-            self.dropped.edges = self.dropped.edges.saturating_add(1);
-            return;
+        if !self.edges.contains_key(&key) {
+            let own = self.edges_of.get(from.id).copied().unwrap_or_default();
+            if self.edges.len() >= EDGES_MAX || own >= EDGES_EACH_MAX {
+                self.dropped.edges = self.dropped.edges.saturating_add(1);
+                return Some(ReportFault::NoRoom);
+            }
+            self.edges_of.insert(from.id.to_owned(), own.saturating_add(1));
         }
         self.edges.entry(key).or_default().add(edge, now_ms);
+        None
     }
 
-    fn add_decision(&mut self, from: Reporter<'_>, mut decision: v1::Decision) {
-        if decision.destination != from.id && decision.source != from.id {
-            self.dropped.foreign = self.dropped.foreign.saturating_add(1);
-            return;
+    fn add_event(&mut self, from: Reporter<'_>, mut event: v1::SecurityEvent) -> Arc<Event> {
+        for text in [&mut event.kind, &mut event.peer, &mut event.detail] {
+            cut(text);
         }
+        let event = Arc::new(Event { id: from.id.to_owned(), reporter: from.instance.to_owned(), event });
+        let is_own = |known: &&Arc<Event>| known.id == from.id;
+        if self.events.iter().filter(is_own).count() >= EVENTS_EACH_MAX {
+            let oldest = self.events.iter().position(|known| is_own(&known));
+            oldest.and_then(|at| self.events.remove(at));
+        } else if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(event.clone());
+        event
+    }
+
+    fn add_decision(&mut self, from: Reporter<'_>, mut decision: v1::Decision, added: &mut Added) {
         for text in [
             &mut decision.id,
             &mut decision.source,
@@ -226,17 +278,21 @@ impl State {
         decision.header_names.truncate(HEADER_NAMES_MAX);
         decision.header_names.shrink_to_fit();
         decision.header_names.iter_mut().for_each(|name| cut_to(name, HEADER_NAME_BYTES_MAX));
-        if decision.id.is_empty() || self.by_id.contains_key(&decision.id) {
-            return;
+        match self.decisions.add(from, decision) {
+            Taken::Kept => {}
+            Taken::Foreign => {
+                self.dropped.foreign = self.dropped.foreign.saturating_add(1);
+                added.fault(ReportFault::Foreign, &from.to_string());
+            }
+            Taken::Forged(by) => {
+                self.dropped.forged = self.dropped.forged.saturating_add(1);
+                added.fault(ReportFault::Forged, &by);
+            }
+            Taken::Contested(other) => {
+                self.dropped.forged = self.dropped.forged.saturating_add(1);
+                added.fault(ReportFault::Forged, &format!("{from} or {other}"));
+            }
         }
-        if self.decisions.len() >= DECISIONS_MAX
-            && let Some(oldest) = self.decisions.pop_front()
-        {
-            self.by_id.remove(&oldest.id);
-        }
-        let decision = Arc::new(decision);
-        self.by_id.insert(decision.id.clone(), decision.clone());
-        self.decisions.push_back(decision);
     }
 }
 
@@ -311,75 +367,4 @@ const HEADER_NAMES_MAX: usize = 32;
 const HEADER_NAME_BYTES_MAX: usize = 128;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WEB: &str = "spiffe://mesh.local/ns/shop/sa/web";
-    const PAY: &str = "spiffe://mesh.local/ns/shop/sa/payments";
-    const FROM: Reporter<'_> = Reporter { id: PAY, instance: "payments-1" };
-
-    #[test]
-    fn what_was_cut_off_a_text_is_given_back() {
-        let mut text = String::with_capacity(1 << 20);
-        text.push_str(&"ä".repeat(5_000));
-        cut_to(&mut text, HEADER_NAME_BYTES_MAX);
-        assert_eq!((text.len(), text.capacity() < 2 * HEADER_NAME_BYTES_MAX), (HEADER_NAME_BYTES_MAX, true));
-    }
-
-    fn edge(source: &str, destination: &str) -> v1::EdgeStats {
-        v1::EdgeStats {
-            source: source.into(),
-            destination: destination.into(),
-            allowed: 2,
-            latency_us: vec![v1::Bucket { index: 8, count: 2 }],
-            ..Default::default()
-        }
-    }
-
-    fn decision(id: &str) -> v1::Decision {
-        v1::Decision { id: id.into(), source: WEB.into(), destination: PAY.into(), ..Default::default() }
-    }
-
-    #[test]
-    fn reports_of_one_edge_add_up() {
-        let traffic = Traffic::default();
-        for now in [5, 9] {
-            traffic.add(FROM, v1::ProxyReport { edges: vec![edge(WEB, PAY)], ..Default::default() }, now);
-        }
-        let edges = traffic.edges();
-        assert_eq!(edges.len(), 1, "{edges:?}");
-        let stats = edges[0].stats.as_ref().unwrap();
-        assert_eq!((stats.allowed, edges[0].last_seen_ms), (4, 9));
-        assert_eq!(stats.latency_us, [v1::Bucket { index: 8, count: 4 }]);
-    }
-
-    #[test]
-    fn a_proxy_cannot_speak_for_others() {
-        let traffic = Traffic::default();
-        let lie = v1::Decision { destination: WEB.into(), source: WEB.into(), ..decision("x") };
-        let report =
-            v1::ProxyReport { edges: vec![edge(PAY, WEB)], decisions: vec![lie], ..Default::default() };
-        traffic.add(FROM, report, 1);
-        assert!(traffic.edges().is_empty() && traffic.decision("x").is_none());
-        assert_eq!(traffic.dropped().foreign, 2);
-    }
-
-    #[test]
-    fn the_oldest_decision_makes_room() {
-        let traffic = Traffic::default();
-        for n in 0..=DECISIONS_MAX {
-            let report = v1::ProxyReport { decisions: vec![decision(&n.to_string())], ..Default::default() };
-            traffic.add(FROM, report, 1);
-        }
-        assert!(traffic.decision("0").is_none());
-        assert!(traffic.decision("1").is_some());
-        assert_eq!(traffic.decisions(1, Which::Refused)[0].id, DECISIONS_MAX.to_string());
-    }
-
-    #[test]
-    fn long_texts_are_cut_on_a_character() {
-        let mut text = "ä".repeat(TEXT_BYTES_MAX);
-        cut(&mut text);
-        assert_eq!(text.len(), TEXT_BYTES_MAX);
-    }
-}
+mod tests;

@@ -144,6 +144,7 @@ impl Control {
         for (count, what) in [
             (dropped.edges, "edges for which there was no room"),
             (dropped.foreign, "entries in which a proxy spoke for somebody else"),
+            (dropped.forged, "decisions under another proxy's id"),
         ] {
             if count > 0 {
                 warnings.push(format!("traffic reports: {count} {what} were dropped"));

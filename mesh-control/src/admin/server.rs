@@ -1,29 +1,26 @@
 //! The table of admin calls: who may make each, and who answers.
 
+use super::Control;
 use super::access::Actor;
 use super::change::Run;
 use super::receipts::{self, Issued};
-use super::{Control, store_status};
 use crate::advise;
 use crate::clock;
+use crate::store::write::Verb;
 use futures_util::Stream;
-use mesh_proto::resource::role::AdminAction::{Certify, Operate, View};
+use mesh_proto::resource::role::AdminAction::{self, Certify, Operate, View};
 use mesh_proto::wire::v1;
 use mesh_proto::wire::v1::admin_server::Admin;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
-use tonic::{Request, Response, Status};
+use tokio::sync::watch;
+use tonic::{Code, Request, Response, Status};
 
 /// The largest call: all documents of a mesh of 10,000 policies, and what the store takes in one write.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// Receipts of one revision are sent at most this often.
 const RECEIPT_PAUSE: Duration = Duration::from_millis(20);
-/// Bytes of a backup in one message.
-const CHUNK_BYTES: usize = 256 * 1024;
-/// Chunks that wait for a slow reader; the writer of the backup waits with them.
-const CHUNKS_WAITING_MAX: usize = 4;
 
 /// The service.
 pub(crate) struct AdminService {
@@ -32,18 +29,30 @@ pub(crate) struct AdminService {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// Answers that come one after the other.
+pub(super) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl AdminService {
-    /// Who calls, if it may do `action`.
+    /// Who calls, if it may do `action`; whoever may not is audited.
     fn caller<T>(
         &self,
         request: &Request<T>,
-        action: mesh_proto::resource::role::AdminAction,
+        call: &'static str,
+        action: AdminAction,
     ) -> Result<Actor, Status> {
         let actor = Actor::of(request, self.control.owner)?;
-        actor.require(&self.control.mesh.world().catalog, action)?;
-        Ok(actor)
+        let required = actor.require(&self.control.mesh.world().catalog, action);
+        self.judged(&actor, call, required).map(|_| actor)
+    }
+
+    /// An answer; when it is that the caller may not do this (its documents can ask for more than the call), that is
+    /// audited.
+    fn judged<T>(&self, actor: &Actor, call: &'static str, answer: Result<T, Status>) -> Answer<T> {
+        if answer.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied) {
+            self.control.metrics.denied();
+            self.control.notices.add(&actor.to_string(), Verb::Denied, call, 1);
+        }
+        answer.map(Response::new)
     }
 }
 
@@ -53,28 +62,31 @@ impl Admin for AdminService {
     type BackupStream = Answers<v1::BackupChunk>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
-        self.control.apply(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "apply", Run::from(request.get_ref().dry_run).action())?;
+        let done = self.control.apply(&actor, request.into_inner()).await;
+        self.judged(&actor, "apply", done)
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
-        self.control.delete(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "delete", Run::from(request.get_ref().dry_run).action())?;
+        let done = self.control.delete(&actor, request.into_inner()).await;
+        self.judged(&actor, "delete", done)
     }
 
     async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Answer<v1::ApplyResponse> {
-        let actor = self.caller(&request, Run::from(request.get_ref().dry_run).action())?;
-        self.control.rollback(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "rollback", Run::from(request.get_ref().dry_run).action())?;
+        let done = self.control.rollback(&actor, request.into_inner()).await;
+        self.judged(&actor, "rollback", done)
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Answer<v1::GetResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "get", View)?;
         let request = request.into_inner();
         self.control.aside(move |control| control.objects(&request)).await.map(Response::new)
     }
 
     async fn r#await(&self, request: Request<v1::AwaitRequest>) -> Answer<Self::AwaitStream> {
-        self.caller(&request, View)?;
+        self.caller(&request, "await", View)?;
         let revision = request.get_ref().revision;
         let newest = self.control.mesh.world().revision;
         if revision > newest {
@@ -89,19 +101,19 @@ impl Admin for AdminService {
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Answer<v1::HistoryResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "history", View)?;
         let request = request.into_inner();
         self.control.aside(move |control| control.history(&request)).await.map(Response::new)
     }
 
     async fn diff(&self, request: Request<v1::DiffRequest>) -> Answer<v1::DiffResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "diff", View)?;
         let request = request.into_inner();
         self.control.aside(move |control| control.difference(&request)).await.map(Response::new)
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "explain", View)?;
         let request = request.into_inner();
         let explained = self.control.aside(move |control| {
             let world = control.mesh.world();
@@ -113,22 +125,22 @@ impl Admin for AdminService {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Answer<v1::StatusResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "status", View)?;
         Ok(Response::new(self.control.status()))
     }
 
     async fn edges(&self, request: Request<v1::EdgesRequest>) -> Answer<v1::EdgesResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "edges", View)?;
         Ok(Response::new(self.control.edges()))
     }
 
     async fn decisions(&self, request: Request<v1::DecisionsRequest>) -> Answer<v1::DecisionsResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "decisions", View)?;
         Ok(Response::new(self.control.decisions(request.get_ref())))
     }
 
     async fn identities(&self, request: Request<v1::IdentitiesRequest>) -> Answer<v1::IdentitiesResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "identities", View)?;
         self.control.identities(request.get_ref()).map(Response::new)
     }
 
@@ -136,54 +148,35 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Answer<v1::CreateJoinTokenResponse> {
-        let actor = self.caller(&request, Operate)?;
-        self.control.create_join_token(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "create join token", Operate)?;
+        let done = self.control.create_join_token(&actor, request.into_inner()).await;
+        self.judged(&actor, "create join token", done)
     }
 
     async fn ca_status(&self, request: Request<v1::CaStatusRequest>) -> Answer<v1::CaStatusResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "ca status", View)?;
         Ok(Response::new(self.control.authority_status()))
     }
 
     async fn ca_rotate(&self, request: Request<v1::CaRotateRequest>) -> Answer<v1::CaStatusResponse> {
-        let actor = self.caller(&request, Certify)?;
-        self.control.rotate(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "ca rotate", Certify)?;
+        let done = self.control.rotate(&actor, request.into_inner()).await;
+        self.judged(&actor, "ca rotate", done)
     }
 
     async fn ca_revoke(&self, request: Request<v1::CaRevokeRequest>) -> Answer<v1::CaRevokeResponse> {
-        let actor = self.caller(&request, Certify)?;
-        self.control.revoke(&actor, request.into_inner()).await.map(Response::new)
+        let actor = self.caller(&request, "ca revoke", Certify)?;
+        let done = self.control.revoke(&actor, request.into_inner()).await;
+        self.judged(&actor, "ca revoke", done)
     }
 
     async fn backup(&self, request: Request<v1::BackupRequest>) -> Answer<Self::BackupStream> {
-        let actor = self.caller(&request, Operate)?;
-        tracing::info!(%actor, "backup taken");
-        let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let store = self.control.store.clone();
-        let mut out = Chunks { sender: sender.clone(), buffer: Vec::new() };
-        // Reads the whole store and waits for the reader: not on a thread that others wait for. It ends when the store
-        // has been read or the reader is gone.
-        let written = tokio::task::spawn_blocking(move || {
-            store.backup(&mut out).and_then(|report| {
-                let flushed = std::io::Write::flush(&mut out);
-                flushed.map(|()| report).map_err(|source| crate::store::StoreError::Backup { source })
-            })
-        });
-        let receiver = tokio_stream::wrappers::ReceiverStream::new(receiver);
-        drop(sender);
-        let end = futures_util::stream::once(async move {
-            match written.await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(Err(store_status(&error))),
-                Err(_) => Some(Err(Status::internal("the backup broke off; it cannot be used"))),
-            }
-        });
-        let end = futures_util::StreamExt::filter_map(end, |found| async move { found });
-        Ok(Response::new(Box::pin(futures_util::StreamExt::chain(receiver, end))))
+        let actor = self.caller(&request, "backup", Operate)?;
+        self.control.backup(&actor).await.map(Response::new)
     }
 
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Answer<v1::AuditResponse> {
-        self.caller(&request, View)?;
+        self.caller(&request, "audit", View)?;
         self.control.audit(request.into_inner()).await.map(Response::new)
     }
 }
@@ -221,31 +214,5 @@ impl Waiting {
                 Ok(()) = self.fleet.changed() => tokio::time::sleep(RECEIPT_PAUSE).await,
             }
         }
-    }
-}
-
-/// Sends what is written, in chunks; waits when the reader is slow, fails when it is gone.
-struct Chunks {
-    sender: mpsc::Sender<Result<v1::BackupChunk, Status>>,
-    buffer: Vec<u8>,
-}
-
-impl std::io::Write for Chunks {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        if self.buffer.len() >= CHUNK_BYTES {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let data = std::mem::take(&mut self.buffer);
-        let gone =
-            |_| std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the reader of the backup is gone");
-        self.sender.blocking_send(Ok(v1::BackupChunk { data })).map_err(gone)
     }
 }

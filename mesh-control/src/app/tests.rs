@@ -5,6 +5,10 @@ use crate::discovery::fanout::Beginning;
 use crate::index::Trust;
 use crate::local::registry::Registry;
 use crate::store::memory::MemoryStore;
+use crate::store::view::{AuditReport, ReadView};
+use crate::store::write::{Committed, Write};
+use crate::store::{BackupReport, Health, Store, StoreError};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use mesh_ca::authority::attest::{Caller, UnixCaller};
 use mesh_ca::authority::{Authority, AuthorityConfig};
 use mesh_ca::seal::SealKey;
@@ -13,7 +17,7 @@ use mesh_proto::wire::v1;
 use mesh_proto::wire::v1::admin_server::Admin as _;
 
 /// A control plane over a store in memory that can be told to refuse writes; nothing listens.
-async fn plane(store: Arc<MemoryStore>) -> (Plane, tempfile::TempDir) {
+async fn plane(store: Arc<dyn Store>) -> (Plane, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let trust_domain: TrustDomain = "mesh.local".parse().unwrap();
     let kept = Arc::new(crate::authority::StoredAuthority(store.clone()));
@@ -107,4 +111,81 @@ async fn administration_is_for_the_socket_only() {
     assert_eq!(status.code(), tonic::Code::PermissionDenied);
     let shown = Actor::of(&call(()), 0).unwrap().to_string();
     assert!(shown.starts_with("uid 0"), "{shown}");
+}
+
+/// A store that has written before it says so: each answer waits for a permit.
+struct Slow {
+    inner: MemoryStore,
+    answers: tokio::sync::Semaphore,
+}
+
+impl Store for Slow {
+    fn commit(&self, write: Write) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        async move {
+            let done = self.inner.commit(write).await;
+            self.answers.acquire().await.expect("never closed").forget();
+            done
+        }
+        .boxed()
+    }
+
+    fn read(&self) -> ReadView {
+        self.inner.read()
+    }
+
+    fn put_meta(&self, key: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        self.inner.put_meta(key, value)
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    fn backup(&self, out: &mut dyn io::Write) -> Result<BackupReport, StoreError> {
+        self.inner.backup(out)
+    }
+
+    fn verify_audit(&self) -> Result<AuditReport, StoreError> {
+        self.inner.verify_audit()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_comes_into_force_although_its_caller_went_away() {
+    let store = Arc::new(Slow { inner: MemoryStore::new(), answers: tokio::sync::Semaphore::new(0) });
+    let (plane, _dir) = plane(store.clone()).await;
+    let admin = AdminService { control: plane.control.clone() };
+    let written = async {
+        while store.read().revision() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = admin.apply(call(policy())) => panic!("it cannot have been answered: {answer:?}"),
+        () = written => {}
+    }
+    // The caller is gone, the disk answers.
+    store.answers.add_permits(1);
+    let mut world = plane.control.mesh.watch();
+    let in_force = world.wait_for(|world| world.revision == 1);
+    let in_force = tokio::time::timeout(Duration::from_secs(20), in_force).await;
+    assert_eq!(in_force.expect("it never came into force").unwrap().catalog.len(), 1);
+}
+
+#[tokio::test]
+async fn a_backup_is_noted_first_and_the_owner_gets_one_from_a_full_disk() {
+    let store = Arc::new(MemoryStore::new());
+    let (plane, _dir) = plane(store.clone()).await;
+    let admin = AdminService { control: plane.control.clone() };
+    let answer = admin.backup(call(v1::BackupRequest {})).await.unwrap();
+    let record = store.read().audit(1..=1)[0].clone();
+    assert_eq!((record.verb.as_str(), record.actor.starts_with("uid 0")), ("backup", true), "{record:?}");
+    drop(answer);
+    store.refuse_writes(Some("no space left on the device".to_owned()));
+    admin.backup(call(v1::BackupRequest {})).await.map(drop).unwrap();
+    store.refuse_writes(None);
+    let stop = CancellationToken::new();
+    stop.cancel();
+    plane.control.notices.clone().keep(store.clone(), stop).await;
+    assert_eq!(store.read().audit(2..=2)[0].verb.as_str(), "backup");
 }

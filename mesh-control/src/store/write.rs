@@ -34,14 +34,27 @@ pub enum Verb {
     Ca,
     /// A join token was made or used.
     Token,
+    /// A backup was taken.
+    Backup,
+    /// Somebody asked for what is not theirs, or reported it.
+    Denied,
     /// Something of the mesh's own doing, for instance a first start.
     System,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 7] =
-        [Self::Apply, Self::Delete, Self::Rollback, Self::Restore, Self::Ca, Self::Token, Self::System];
+    pub const ALL: [Self; 9] = [
+        Self::Apply,
+        Self::Delete,
+        Self::Rollback,
+        Self::Restore,
+        Self::Ca,
+        Self::Token,
+        Self::Backup,
+        Self::Denied,
+        Self::System,
+    ];
 
     /// The word in records and on screens.
     pub fn as_str(self) -> &'static str {
@@ -52,6 +65,8 @@ impl Verb {
             Self::Restore => "restore",
             Self::Ca => "ca",
             Self::Token => "token",
+            Self::Backup => "backup",
+            Self::Denied => "denied",
             Self::System => "system",
         }
     }

@@ -80,6 +80,36 @@ async fn another_user_may_do_what_its_role_says_and_is_told_what_is_missing() {
     assert_eq!(codes, [Ok, Ok, PermissionDenied, PermissionDenied, PermissionDenied, PermissionDenied]);
     let history = plane.admin().await.history(v1::HistoryRequest::default()).await.unwrap().into_inner();
     assert!(history.entries[0].actor.starts_with("uid 4242"), "{history:?}");
+    for call in ["status", "apply", "ca rotate", "backup", "create join token"] {
+        plane
+            .audited("denied", |record| {
+                record.actor.starts_with("uid 4242") && record.detail.contains(&format!(": {call}"))
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_refused_calls_is_counted_exactly_and_takes_few_records() {
+    const CALLS: usize = 400;
+    let plane = open_to_others().await;
+    let before = plane.status().await.audit_sequence;
+    as_user(4246, plane.running.socket.clone(), |socket| async move {
+        let mut admin = AdminClient::new(socket_channel(socket).await);
+        for _ in 0..CALLS {
+            admin.status(v1::StatusRequest {}).await.unwrap_err();
+        }
+    });
+    // What repeats itself is written when the window ends, or the control plane does.
+    let plane = plane.restart(|_| {}).await;
+    let records = plane.audit().await;
+    let denied: Vec<_> = records.iter().filter(|r| r.verb == "denied" && r.sequence > before).collect();
+    let times = |detail: &str| {
+        let count = detail.rsplit_once(", ").and_then(|(_, rest)| rest.strip_suffix(" times"));
+        count.map_or(1, |count| count.parse::<usize>().unwrap())
+    };
+    assert_eq!(denied.iter().map(|r| times(&r.detail)).sum::<usize>(), CALLS, "{denied:?}");
+    assert!(denied.len() <= 3, "{denied:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,4 +241,5 @@ async fn metrics_and_backup_are_there() {
     );
     let report = mesh_control::store::disk::restore(&mut &*backup, &dir, seal.unwrap().into()).unwrap();
     assert_eq!((report.revision, report.resources), (1, 1), "{report:?}");
+    plane.audited("backup", |record| record.actor.starts_with("uid ")).await;
 }

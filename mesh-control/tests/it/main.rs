@@ -8,3 +8,4 @@ mod plane;
 mod policy;
 mod registry;
 mod store;
+mod telemetry;

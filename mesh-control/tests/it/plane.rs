@@ -97,6 +97,34 @@ impl Plane {
         last.expect("a receipt")
     }
 
+    /// All audit records, newest first.
+    pub(crate) async fn audit(&self) -> Vec<v1::AuditRecord> {
+        let request = v1::AuditRequest { limit: 1_000, verify: false };
+        self.admin().await.audit(request).await.unwrap().into_inner().records
+    }
+
+    /// Waits for an audit record.
+    pub(crate) async fn audited(
+        &self,
+        verb: &str,
+        is_it: impl Fn(&v1::AuditRecord) -> bool,
+    ) -> v1::AuditRecord {
+        let found = async {
+            loop {
+                let records = self.audit().await;
+                if let Some(record) = records.into_iter().find(|record| record.verb == verb && is_it(record))
+                {
+                    return record;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(record) => record,
+            Err(_) => panic!("no such {verb} record: {:?}", self.audit().await),
+        }
+    }
+
     pub(crate) async fn status(&self) -> v1::StatusResponse {
         self.admin().await.status(v1::StatusRequest {}).await.unwrap().into_inner()
     }

@@ -95,6 +95,19 @@ label!(
         Error = "error",
     }
 );
+label!(
+    /// Label `reason` of an entry in a proxy's report that was not taken.
+    ReportFault {
+        /// The proxy spoke for somebody else.
+        Foreign = "foreign",
+        /// A decision under an id that is another proxy's.
+        Forged = "forged",
+        /// There was no room for one more edge, of this identity or of all.
+        NoRoom = "no_room",
+        /// A stream too many of the same proxy.
+        TooManyStreams = "too_many_streams",
+    }
+);
 
 impl ResponseClass {
     /// The class of an HTTP status.
@@ -168,6 +181,10 @@ pub mod control {
     pub const STORE_WRITABLE: &str = "mesh_control_store_writable";
     /// Counter: reports received from proxies.
     pub const REPORTS: &str = "mesh_control_reports";
+    /// Counter: entries of reports that were not taken, by `reason`: one of [`ReportFault`](super::ReportFault).
+    pub const REPORT_FAULTS: &str = "mesh_control_report_faults";
+    /// Counter: admin calls that were refused because the caller may not make them.
+    pub const DENIED: &str = "mesh_control_admin_denied";
     /// Counter: resyncs because digests differed.
     pub const RESYNCS: &str = "mesh_control_resyncs";
     /// Counter: updates that a proxy did not answer in time and got again.
