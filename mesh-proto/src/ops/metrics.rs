@@ -151,8 +151,6 @@ pub mod proxy {
     pub const UPDATES: &str = "mesh_updates";
     /// Gauge: 1 while the control plane is connected.
     pub const CONTROL_CONNECTED: &str = "mesh_control_connected";
-    /// Gauge: bytes of memory held by buffers.
-    pub const BUFFER_BYTES: &str = "mesh_buffer_bytes";
     /// Counter: reports, decisions and log lines dropped because a queue was full, by `queue`.
     pub const DROPPED: &str = "mesh_dropped";
 }
