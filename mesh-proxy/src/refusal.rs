@@ -120,6 +120,18 @@ pub enum Refusal {
     TooManyConcurrent,
     /// Too many connections.
     TooManyConnections,
+    /// The caller alone has as many connections as one may have.
+    CallerShareUsed,
+    /// Too many connections of one origin that have not proven who they are.
+    TooManyHandshakes,
+    /// The caller sent no whole ClientHello in time.
+    HelloTimeout,
+    /// The ClientHello is malformed, or could be read in two ways.
+    UnreadableHello,
+    /// A deny rule asks for the server name, and the caller's TLS shows none.
+    NameUnreadable,
+    /// The caller's certificate has expired since it connected.
+    PeerExpired,
     /// The body is larger than a limit allows.
     BodyTooLarge,
     /// No mesh TLS on a port where it is mandatory.
@@ -175,12 +187,19 @@ impl Refusal {
             | Self::GuardrailNotMet
             | Self::NeedsHttp
             | Self::NoRuleAllows
+            | Self::UnreadableHello
+            | Self::NameUnreadable
+            | Self::PeerExpired
             | Self::UpgradeRefused
             | Self::PlaintextRefused
             | Self::HandshakeFailed => 403,
-            Self::RequestTimeout => 408,
+            Self::RequestTimeout | Self::HelloTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::Limited { .. } | Self::TooManyConcurrent | Self::TooManyConnections => 429,
+            Self::Limited { .. }
+            | Self::TooManyConcurrent
+            | Self::TooManyConnections
+            | Self::CallerShareUsed
+            | Self::TooManyHandshakes => 429,
             Self::HeaderTooLarge => 431,
             Self::CallerGone => 499,
             Self::BadResponse(_)
@@ -231,6 +250,12 @@ impl Refusal {
             Self::Limited { .. } => "limited",
             Self::TooManyConcurrent => "too_many_concurrent",
             Self::TooManyConnections => "too_many_connections",
+            Self::CallerShareUsed => "caller_share_used",
+            Self::TooManyHandshakes => "too_many_handshakes",
+            Self::HelloTimeout => "hello_timeout",
+            Self::UnreadableHello => "unreadable_hello",
+            Self::NameUnreadable => "name_unreadable",
+            Self::PeerExpired => "peer_expired",
             Self::BodyTooLarge => "body_too_large",
             Self::PlaintextRefused => "plaintext_refused",
             Self::HandshakeFailed => "handshake_failed",
@@ -292,6 +317,22 @@ impl Refusal {
             Self::Limited { .. } => "a rate limit is exhausted; try again later",
             Self::TooManyConcurrent => "too many requests of this caller are in flight; try again later",
             Self::TooManyConnections => "too many connections; try again later",
+            Self::CallerShareUsed => {
+                "this caller alone has half of all connections the proxy takes; close some, or add instances"
+            }
+            Self::TooManyHandshakes => {
+                "too many connections from this address have not proven who they are; see the caller's log"
+            }
+            Self::HelloTimeout => {
+                "no whole TLS hello came in time; run the caller with `meshctl run`, see `meshctl check`"
+            }
+            Self::UnreadableHello => {
+                "the TLS hello is malformed or has two readings; run the caller with `meshctl run`"
+            }
+            Self::NameUnreadable => {
+                "a deny rule asks for the server name and the TLS shows none; send it (SNI), without ECH"
+            }
+            Self::PeerExpired => "the caller's certificate has expired; see `meshctl identity` at the caller",
             Self::BodyTooLarge => "the body is larger than a limit of this service allows",
             Self::PlaintextRefused => "this port takes mesh TLS only; run the caller with `meshctl run`",
             Self::HandshakeFailed => "the TLS handshake failed; see the log of the called proxy",
@@ -327,6 +368,8 @@ impl Refusal {
             }
             Self::TooManyConcurrent
             | Self::TooManyConnections
+            | Self::CallerShareUsed
+            | Self::TooManyHandshakes
             | Self::Overloaded
             | Self::NotReady
             | Self::Draining => Some(1),
@@ -349,6 +392,12 @@ impl Refusal {
                 | Self::HandshakeFailed
                 | Self::WrongProtocol
                 | Self::TooManyConnections
+                | Self::CallerShareUsed
+                | Self::TooManyHandshakes
+                | Self::HelloTimeout
+                | Self::UnreadableHello
+                | Self::NameUnreadable
+                | Self::PeerExpired
                 | Self::CallerGone
                 | Self::Overloaded
                 | Self::Draining

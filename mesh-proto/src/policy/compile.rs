@@ -120,10 +120,14 @@ pub(super) fn protocol_bits(words: &[ProtocolMatch]) -> u8 {
 /// The protocols under which an operation is judged.
 ///
 /// A deny that looks into HTTP requests also meets opaque bytes, which may be HTTP that its sender calls something else;
-/// it cannot be judged there and fails closed.
+/// it cannot be judged there and fails closed. One that names gRPC methods means them under every content type: servers
+/// answer the same paths to Connect and gRPC-Web, over HTTP/1 too.
 fn judged_protocols(operation: &Operation, action: Action) -> u8 {
-    let named = protocol_bits(&operation.protocols);
+    let mut named = protocol_bits(&operation.protocols);
     let http = protocol_bits(&[ProtocolMatch::Http]);
+    if action == Action::Deny && !operation.grpc.is_empty() && named & protocol_bit(Protocol::Grpc) != 0 {
+        named |= http;
+    }
     if action == Action::Deny && operation.needs_http() && named & http != 0 {
         return named | protocol_bit(Protocol::Tcp);
     }

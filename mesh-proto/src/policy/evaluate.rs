@@ -22,7 +22,7 @@ use super::compile::{Entry, OTHER_METHOD, PolicySet, Program, method_bit, protoc
 use super::index::{NO_PATH, SOME_PATH, Sets, Slots, Stage};
 use super::model::{Action, Protocol};
 use crate::identity::SpiffeId;
-use crate::matching::{Fields, Quantifier, matching_form};
+use crate::matching::{Fields, HostPattern, Quantifier, matching_form};
 use crate::name::Port;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
@@ -66,7 +66,7 @@ pub struct Request<'a> {
     pub port: Port,
     /// What the connection speaks.
     pub protocol: Protocol,
-    /// The server name of the application's own TLS, lower-case.
+    /// The server name of the application's own TLS, lower-case; `None` when there is none, or none that can be read.
     pub sni: Option<&'a str>,
     /// `None` when the connection is not HTTP.
     pub http: Option<HttpFacts<'a>>,
@@ -130,17 +130,20 @@ pub enum DenyReason {
     GuardrailNotMet,
     /// A deny rule can only be judged on HTTP, and the connection is not HTTP.
     NeedsHttp,
+    /// A deny rule asks for the server name of the application's TLS, and there is none to be read.
+    NameUnreadable,
     /// Nothing allows it.
     NoRuleAllows,
 }
 
 impl DenyReason {
     /// All of them, in the order of evaluation.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Quarantined,
         Self::Isolated,
         Self::DeniedByRule,
         Self::NeedsHttp,
+        Self::NameUnreadable,
         Self::GuardrailNotMet,
         Self::NoRuleAllows,
     ];
@@ -153,6 +156,7 @@ impl DenyReason {
             Self::DeniedByRule => "denied_by_rule",
             Self::GuardrailNotMet => "guardrail_not_met",
             Self::NeedsHttp => "needs_http",
+            Self::NameUnreadable => "name_unreadable",
             Self::NoRuleAllows => "no_rule_allows",
         }
     }
@@ -208,6 +212,7 @@ impl PolicySet {
         if let Some((rule, found)) = self.first(deny, facts, watch) {
             let reason = match found {
                 Match::NeedsHttp => DenyReason::NeedsHttp,
+                Match::NeedsName => DenyReason::NameUnreadable,
                 Match::Holds | Match::Misses => DenyReason::DeniedByRule,
             };
             return denied(reason, Some(rule));
@@ -292,7 +297,18 @@ impl PolicySet {
         if self.check_http(entry, facts, fails).is_break() || !fails.is_empty() {
             return Match::Misses;
         }
+        if is_in_doubt_of_name(entry, facts.request) && !self.server_names(entry).is_empty() {
+            return Match::NeedsName;
+        }
         Match::Holds
+    }
+
+    /// The server names that an entry asks for; empty: any.
+    fn server_names(&self, entry: &Entry) -> &[HostPattern] {
+        if !entry.has_more {
+            return &[];
+        }
+        self.operation(entry).map_or(&[], |operation| &operation.sni)
     }
 
     /// The conditions that any connection has an answer to.
@@ -313,11 +329,10 @@ impl PolicySet {
         if entry.protocols != 0 && entry.protocols & protocol_bit(request.protocol) == 0 {
             fails.failed(Condition::Protocol)?;
         }
-        if entry.has_more {
-            let sni = self.operation(entry).map_or(&[][..], |operation| &operation.sni);
-            if !(sni.is_empty() || request.sni.is_some_and(|name| sni.iter().any(|own| own.matches(name)))) {
-                fails.failed(Condition::Sni)?;
-            }
+        let names = self.server_names(entry);
+        let is_named = || request.sni.is_some_and(|name| names.iter().any(|own| own.matches(name)));
+        if !(names.is_empty() || is_named() || is_in_doubt_of_name(entry, request)) {
+            fails.failed(Condition::Sni)?;
         }
         ControlFlow::Continue(())
     }
@@ -385,6 +400,12 @@ impl PolicySet {
     }
 }
 
+/// Whether a deny that asks for a server name has to hold because the TLS it meets shows none: whoever wants the denied
+/// server need only leave its name out, hide it or misspell the hello.
+fn is_in_doubt_of_name(entry: &Entry, request: &Request<'_>) -> bool {
+    entry.action == Action::Deny && request.protocol == Protocol::Tls && request.sni.is_none()
+}
+
 fn denied(reason: DenyReason, rule: Option<RuleRef>) -> Decision {
     Decision::Denied(Denial { reason, rule })
 }
@@ -406,6 +427,8 @@ pub(super) enum Match {
     Holds,
     /// A deny that holds as far as it can be judged without HTTP.
     NeedsHttp,
+    /// A deny that holds as far as it can be judged without a server name.
+    NeedsName,
     Misses,
 }
 

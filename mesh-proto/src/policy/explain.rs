@@ -217,6 +217,9 @@ impl PolicySet {
                 "denied by {rule}: it can only be judged on HTTP, and the connection speaks {}",
                 request.protocol.as_str()
             ),
+            DenyReason::NameUnreadable => format!(
+                "denied by {rule}: it asks for the server name, and the connection shows none that can be read"
+            ),
             DenyReason::GuardrailNotMet => {
                 let policy = denial.rule.and_then(|rule| self.describe(rule));
                 let name = policy.map(|policy| policy.policy.to_string()).unwrap_or_default();

@@ -23,6 +23,8 @@ enum Fit {
     Yes,
     No,
     Unknown,
+    /// It is TLS and shows no server name, which the rule asks for.
+    Nameless,
 }
 
 pub(crate) fn decide(inputs: &PolicyInputs, request: &OwnedRequest) -> (Expected, Option<(Action, Place)>) {
@@ -70,6 +72,9 @@ fn staged(inputs: &PolicyInputs, mode: Mode, request: &OwnedRequest) -> Option<E
                     Fit::Yes => return Some(Expected::Denied(DenyReason::DeniedByRule, Some((*at, number)))),
                     Fit::Unknown => {
                         return Some(Expected::Denied(DenyReason::NeedsHttp, Some((*at, number))));
+                    }
+                    Fit::Nameless => {
+                        return Some(Expected::Denied(DenyReason::NameUnreadable, Some((*at, number))));
                     }
                     Fit::No => {}
                 }
@@ -146,14 +151,23 @@ fn does(operation: &Operation, action: Action, request: &OwnedRequest) -> Fit {
                     word,
                     ProtocolMatch::Http | ProtocolMatch::Http1 | ProtocolMatch::Http2 | ProtocolMatch::Grpc
                 );
-            hidden || word.matches(request.protocol)
+            // The same paths are answered to other content types.
+            let transcoded = action == Action::Deny
+                && !operation.grpc.is_empty()
+                && matches!(request.protocol, Protocol::Http1 | Protocol::Http2)
+                && matches!(word, ProtocolMatch::Http | ProtocolMatch::Http2 | ProtocolMatch::Grpc);
+            hidden || transcoded || word.matches(request.protocol)
         })
-        && any(&operation.sni, |host| request.sni.as_deref().is_some_and(|name| host.matches(name)));
+        && any(&operation.sni, |host| match request.sni.as_deref() {
+            Some(name) => host.matches(name),
+            None => action == Action::Deny && request.protocol == Protocol::Tls,
+        });
     if !connection {
         return Fit::No;
     }
     if !operation.needs_http() {
-        return Fit::Yes;
+        let nameless = request.protocol == Protocol::Tls && request.sni.is_none();
+        return if nameless && !operation.sni.is_empty() { Fit::Nameless } else { Fit::Yes };
     }
     let Some(http) = &request.http else { return Fit::Unknown };
     let holds = any(&operation.hosts, |host| host.matches(&http.host))

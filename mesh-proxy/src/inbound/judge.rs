@@ -154,6 +154,7 @@ fn denied(applied: &Applied, denial: evaluate::Denial) -> Refuse {
         DenyReason::DeniedByRule => Refusal::DeniedByRule,
         DenyReason::GuardrailNotMet => Refusal::GuardrailNotMet,
         DenyReason::NeedsHttp => Refusal::NeedsHttp,
+        DenyReason::NameUnreadable => Refusal::NameUnreadable,
         DenyReason::NoRuleAllows => Refusal::NoRuleAllows,
     };
     Refuse { refusal, rule: denial.rule.map(|rule| describe(applied, rule)).unwrap_or_default() }
@@ -242,6 +243,9 @@ impl<'a> Told<'a> {
             | Refusal::GuardrailNotMet
             | Refusal::NeedsHttp
             | Refusal::NoRuleAllows
+            | Refusal::UnreadableHello
+            | Refusal::NameUnreadable
+            | Refusal::PeerExpired
             | Refusal::UpgradeRefused => Outcome::Denied,
             Refusal::BadRequest(_) | Refusal::HeaderTooLarge | Refusal::ConnectMethod => Outcome::Malformed,
             _ => Outcome::Failed,

@@ -28,7 +28,9 @@ impl PolicySet {
                 change: String::new(),
             }),
             DenyReason::Isolated => Some(self.isolated(facts.request)),
-            DenyReason::DeniedByRule | DenyReason::NeedsHttp => self.denied(denial, facts, seen),
+            DenyReason::DeniedByRule | DenyReason::NeedsHttp | DenyReason::NameUnreadable => {
+                self.denied(denial, facts, seen)
+            }
             DenyReason::GuardrailNotMet => {
                 let guard = self.enforced.guards.iter().find(|guard| Some(guard.first) == denial.rule)?;
                 let (_, checked) = self.look_at(&guard.allow, facts);
@@ -100,6 +102,18 @@ impl PolicySet {
                 ),
                 change: format!(
                     "in {named}, limit to[].ports to ports that speak HTTP, or add to except: - {}",
+                    source_yaml(&request.source)
+                ),
+            });
+        }
+        if denial.reason == DenyReason::NameUnreadable {
+            return Some(NearestMiss {
+                rule: Some(rule),
+                sentence: format!(
+                    "{named} would be judged on its server names if the client sent one (SNI) in the clear{also}"
+                ),
+                change: format!(
+                    "let the client send the server name without ECH, or in {named}, add to except: - {}",
                     source_yaml(&request.source)
                 ),
             });
