@@ -22,6 +22,8 @@ use tokio::task::JoinSet;
 
 /// Attempts to reach the application: the kept connection that was just closed, then a new one, then one more.
 const ATTEMPTS_MAX: u32 = 3;
+/// The port that a host without one means: what is inside the mesh's TLS is plain HTTP.
+const DEFAULT_PORT: u16 = 80;
 
 /// Carries the requests of one HTTP/1 connection.
 pub(crate) async fn serve_h1(inbound: &Inbound, call: &Call, transport: Transport, early: Vec<u8>) {
@@ -101,7 +103,7 @@ async fn exchange_h1(
 ) -> After {
     let began = clock::now();
     let applied = inbound.worker.applied();
-    let intake = Intake { judged: &applied.judged, default_port: None };
+    let intake = Intake { judged: &applied.judged, default_port: Some(DEFAULT_PORT) };
     let mut told = Told::new(Protocol::Http1);
     let request = Canonical::from_h1(head, &intake);
     let mut done = match &request {
@@ -260,7 +262,7 @@ async fn serve_stream(inbound: &Inbound, call: &Call, mut stream: Stream) {
     let registration = inbound.worker.connections.register_part();
     // The head is cloned, so that the stream can be forwarded while the canonical request borrows it.
     let head = stream.head.clone();
-    let intake = Intake { judged: &applied.judged, default_port: None };
+    let intake = Intake { judged: &applied.judged, default_port: Some(DEFAULT_PORT) };
     let mut told = Told::new(Protocol::Http2);
     let request = Canonical::from_h2(&head, &intake);
     let done = match &request {
