@@ -1,8 +1,10 @@
 //! What is known of a connection before anybody asked for anything: its protocol, by its first bytes.
 
 pub(crate) mod detect;
+pub(crate) mod hello;
 
 use detect::{DETECT_BYTES_MAX, Finding, detect};
+use hello::Reading;
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -26,6 +28,30 @@ pub(crate) async fn find<S: AsyncRead + Unpin>(stream: &mut S, early: &mut Vec<u
         early.reserve(READ_BYTES.min(DETECT_BYTES_MAX));
         if stream.read_buf(early).await? == 0 {
             return Ok(Finding::Tcp);
+        }
+    }
+}
+
+/// Reads until it is clear whether a ClientHello comes, and nothing else: a first byte that begins no TLS settles it, so that
+/// no other protocol is kept waiting. `None`: the stream ended before that.
+///
+/// **Cancel safety**: as [`find`].
+///
+/// # Errors
+/// The stream broke.
+pub(crate) async fn find_hello<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    early: &mut Vec<u8>,
+) -> io::Result<Option<Finding>> {
+    loop {
+        match hello::read(early) {
+            Reading::More => {}
+            Reading::NotTls => return Ok(Some(Finding::Tcp)),
+            Reading::Done(hello) => return Ok(Some(Finding::Tls(hello))),
+        }
+        early.reserve(READ_BYTES.min(DETECT_BYTES_MAX));
+        if stream.read_buf(early).await? == 0 {
+            return Ok((!early.is_empty()).then_some(Finding::Tcp));
         }
     }
 }

@@ -9,6 +9,8 @@ pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod local;
 pub(crate) mod opaque;
+pub(crate) mod shares;
+pub(crate) mod strangers;
 
 use crate::InboundPort;
 use crate::clock;
@@ -20,17 +22,23 @@ use crate::outbound::pool::{Lanes, is_believed};
 use crate::refusal::Refusal;
 use crate::transport::{TlsFacts, Transport, tune};
 use crate::worker::Worker;
-use handshake::{Arrived, Budget};
+use handshake::Arrived;
 use judge::Refuse;
 use mesh_ca::tls::Alpn;
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::Port;
 use mesh_proto::policy::evaluate::SourceFacts;
 use mesh_proto::policy::model::Protocol;
+use shares::{Origin, Party, Share, Shares};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use strangers::Strangers;
 use tokio::net::TcpStream;
+
+/// One caller may have this part of all connections: half, so that a lone gateway is not bound by it, and nobody alone
+/// shuts all others out.
+const CALLER_SHARE: u64 = 2;
 
 /// What the called side of one worker owns.
 #[derive(Debug)]
@@ -39,15 +47,19 @@ pub(crate) struct Inbound {
     pub(crate) worker: Rc<Worker>,
     /// Connections to the application.
     pub(crate) apps: Rc<Lanes>,
-    /// Handshakes in progress.
-    pub(crate) handshakes: Rc<Budget>,
+    /// Who has not proven anything yet.
+    pub(crate) strangers: Rc<Strangers>,
+    /// How many connections each caller has.
+    pub(crate) callers: Rc<Shares<Party>>,
 }
 
 impl Inbound {
     /// For one worker.
     pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
         let apps = Lanes::new(Rc::clone(&worker));
-        Rc::new(Self { worker, apps, handshakes: Budget::new() })
+        let most = worker.connections_max;
+        let (strangers, callers) = (Strangers::new(most), Shares::new((most / CALLER_SHARE).max(1)));
+        Rc::new(Self { worker, apps, strangers, callers })
     }
 }
 
@@ -72,6 +84,14 @@ impl Peer {
             None => format!("unmeshed:{ip}").into(),
         };
         Self { identity, ip, text, tls }
+    }
+
+    /// Whose share of the connections it is counted to.
+    fn party(&self) -> Party {
+        match &self.identity {
+            Some(_) => Party::Meshed(Arc::clone(&self.text)),
+            None => Party::Unmeshed(Origin::of(self.ip)),
+        }
     }
 
     /// As the evaluator wants it.
@@ -124,6 +144,7 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
         Arrived::Mesh { transport, peer, alpn, port, service } => {
             count(&worker, ConnectionKind::InboundMesh);
             let peer = Peer::new(Some(peer), from, transport.tls_facts());
+            let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
             let inside = match alpn {
                 Alpn::MeshH1 => Protocol::Http1,
                 Alpn::MeshH2 => Protocol::Http2,
@@ -144,9 +165,10 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
         }
         Arrived::Plain { stream, early, protocol, port } => {
             count(&worker, ConnectionKind::InboundPlain);
-            let peer = Peer::new(None, from, TlsFacts::default());
-            let call = begin(&worker, (peer, port), Arc::clone(&worker.facts.service_text), protocol);
             let transport = Transport::Plain(stream);
+            let peer = Peer::new(None, from, TlsFacts::default());
+            let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
+            let call = begin(&worker, (peer, port), Arc::clone(&worker.facts.service_text), protocol);
             match protocol {
                 Protocol::Http1 => http::serve_h1(&inbound, &call, transport, early).await,
                 Protocol::Http2 | Protocol::Grpc => {
@@ -156,6 +178,19 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
             }
         }
     }
+}
+
+/// One connection of a caller's share; `None` when it has all of it, which has been counted and said.
+fn share(inbound: &Inbound, peer: &Peer, from: SocketAddr) -> Option<Share<Party>> {
+    let share = inbound.callers.take(peer.party());
+    if share.is_none() {
+        let refusal = Refusal::CallerShareUsed;
+        inbound.worker.shard.refused(Direction::Inbound, refusal.label());
+        if let Some(unsaid) = inbound.strangers.may_say(refusal.label(), clock::now()) {
+            tracing::info!(%from, peer = %peer.text, reason = refusal.label(), unsaid, "refused: {}", refusal.text());
+        }
+    }
+    share
 }
 
 fn count(worker: &Worker, kind: ConnectionKind) {

@@ -4,9 +4,9 @@
 //! name of an application's own TLS. Never waits, never consumes.
 //!
 //! # Why
-//! Only the first proxy detects; ALPN tells the second. The ClientHello is read by hand (three lengths and one
-//! extension) because only the server name is wanted, and a whole TLS stack's opinion of a stranger's hello is not.
+//! Only the first proxy detects; ALPN tells the second.
 
+use super::hello::{self, Hello, Reading};
 use mesh_proto::policy::model::Protocol;
 
 /// Bytes that are enough to name the protocol in every case; a ClientHello may take all of them (hybrid key shares make
@@ -27,11 +27,8 @@ pub(crate) enum Finding {
     Http1,
     /// HTTP/2 with prior knowledge.
     Http2,
-    /// TLS, with the server name of its ClientHello.
-    Tls {
-        /// `None` when the client sent none.
-        sni: Option<String>,
-    },
+    /// TLS, with what its ClientHello says of the server meant; or what some server might take for it.
+    Tls(Hello),
     /// None of these.
     Tcp,
 }
@@ -43,7 +40,7 @@ impl Finding {
             Self::More => None,
             Self::Http1 => Some(Protocol::Http1),
             Self::Http2 => Some(Protocol::Http2),
-            Self::Tls { .. } => Some(Protocol::Tls),
+            Self::Tls(_) => Some(Protocol::Tls),
             Self::Tcp => Some(Protocol::Tcp),
         }
     }
@@ -53,7 +50,6 @@ impl Finding {
 pub(crate) fn detect(bytes: &[u8]) -> Finding {
     let finding = match bytes.first() {
         None => Finding::More,
-        Some(0x16) => tls(bytes),
         Some(b'P')
             if PREFACE.starts_with(bytes.get(..PREFACE.len().min(bytes.len())).unwrap_or_default()) =>
         {
@@ -63,7 +59,11 @@ pub(crate) fn detect(bytes: &[u8]) -> Finding {
                 Finding::More
             }
         }
-        Some(_) => http1(bytes),
+        Some(_) => match hello::read(bytes) {
+            Reading::More => Finding::More,
+            Reading::Done(hello) => Finding::Tls(hello),
+            Reading::NotTls => http1(bytes),
+        },
     };
     match finding {
         Finding::More if bytes.len() >= DETECT_BYTES_MAX => Finding::Tcp,
@@ -104,76 +104,6 @@ fn http1(bytes: &[u8]) -> Finding {
 
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// A TLS record of type handshake that carries a ClientHello (RFC 8446, sections 5.1 and 4.1.2).
-fn tls(bytes: &[u8]) -> Finding {
-    match bytes.get(1) {
-        None => return Finding::More,
-        Some(3) => {}
-        Some(_) => return Finding::Tcp,
-    }
-    match bytes.get(5) {
-        None => return Finding::More,
-        Some(1) => {}
-        Some(_) => return Finding::Tcp,
-    }
-    // The hello may be spread over several records: gather their payloads.
-    let mut message = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let [0x16, 3, _, high, low, payload @ ..] = rest {
-        let length = usize::from(u16::from_be_bytes([*high, *low]));
-        let (now, later) = payload.split_at(length.min(payload.len()));
-        message.extend_from_slice(now);
-        rest = later;
-        if now.len() < length {
-            break;
-        }
-    }
-    let [_, a, b, c, body @ ..] = message.as_slice() else { return Finding::More };
-    let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
-    if length > DETECT_BYTES_MAX {
-        return Finding::Tcp;
-    }
-    match body.get(..length) {
-        Some(hello) => Finding::Tls { sni: server_name(hello) },
-        None => Finding::More,
-    }
-}
-
-/// The host name of the server_name extension (RFC 6066, section 3), lower-cased; `None` when absent or malformed.
-fn server_name(hello: &[u8]) -> Option<String> {
-    let rest = hello.get(34..)?; // version and random
-    let (_session, rest) = block8(rest)?;
-    let (_suites, rest) = block16(rest)?;
-    let (_compression, rest) = block8(rest)?;
-    let (mut extensions, _) = block16(rest)?;
-    while let [high, low, rest @ ..] = extensions {
-        let (body, rest) = block16(rest)?;
-        extensions = rest;
-        if u16::from_be_bytes([*high, *low]) != 0 {
-            continue;
-        }
-        let (list, _) = block16(body)?;
-        let [0, name @ ..] = list else { return None };
-        let (name, _) = block16(name)?;
-        let name = std::str::from_utf8(name).ok()?;
-        let is_host = !name.is_empty()
-            && name.len() <= 253
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-        return is_host.then(|| name.to_ascii_lowercase());
-    }
-    None
-}
-
-fn block8(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first()?;
-    rest.split_at_checked(usize::from(*length))
-}
-
-fn block16(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))
 }
 
 #[cfg(test)]

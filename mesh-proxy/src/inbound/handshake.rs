@@ -1,15 +1,16 @@
-//! From a stranger's first byte to a proven peer and a declared port, within a budget and a deadline.
+//! From a stranger's first byte to a proven peer and a declared port, within a share and a deadline.
 //!
 //! The first bytes tell apart: mesh TLS, an application's own TLS, plaintext. In strict mode everything but mesh TLS ends
 //! here, counted with its reason; in permissive mode it goes on as an unmeshed caller.
 //!
 //! # Why
-//! A handshake costs 200 µs of CPU, so how many are in progress is bounded, in all and for each address: one stranger who
-//! opens many connections and says nothing holds its own share only.
+//! The first bytes come before anything that costs: a silent stranger is a socket for one second, and takes no place among
+//! the handshakes in progress; see [`super::strangers`].
 
 use super::Inbound;
+use super::shares::Origin;
 use crate::InboundPort;
-use crate::accept::{self, detect::Finding};
+use crate::accept::{self, detect::Finding, hello::Hello};
 use crate::clock;
 use crate::connections::Direction;
 use crate::discovery::Applied;
@@ -20,64 +21,15 @@ use mesh_ca::tls::{Alpn, parse_server_name};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Handshakes in progress on one worker; further ones wait, within their deadline. With 5 s for each and 5,000 a second
-/// for a core, this many strangers who say nothing do not slow down those who do.
-const IN_PROGRESS_MAX: usize = 1_024;
-/// Handshakes in progress from one address: a quarter of all.
-const IN_PROGRESS_PER_ADDRESS_MAX: u32 = 256;
-
-/// Handshakes in progress.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    places: Arc<Semaphore>,
-    by_address: RefCell<HashMap<IpAddr, u32>>,
-}
-
-/// A place among the handshakes in progress.
-struct Place {
-    budget: Rc<Budget>,
-    ip: IpAddr,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Budget {
-    /// Nothing in progress.
-    pub(crate) fn new() -> Rc<Self> {
-        Rc::new(Self { places: Arc::new(Semaphore::new(IN_PROGRESS_MAX)), by_address: RefCell::default() })
-    }
-
-    /// `None` when the address has its share, or the semaphore was closed.
-    async fn place(self: &Rc<Self>, ip: IpAddr) -> Option<Place> {
-        let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        let mut by_address = self.by_address.borrow_mut();
-        let count = by_address.entry(ip).or_insert(0);
-        if *count >= IN_PROGRESS_PER_ADDRESS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Place { budget: Rc::clone(self), ip, _permit: permit })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut by_address = self.budget.by_address.borrow_mut();
-        if let Some(count) = by_address.get_mut(&self.ip) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                by_address.remove(&self.ip);
-            }
-        }
-    }
-}
+/// Time for a stranger to send a whole ClientHello, which every proxy sends as soon as it is connected: enough for a lost
+/// packet and its repetition. Where plaintext is accepted, a client may have reason to be silent, and has
+/// [`HANDSHAKE_TIMEOUT`].
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection of which it is known who calls what.
 pub(crate) enum Arrived {
@@ -107,68 +59,49 @@ pub(crate) enum Arrived {
     },
 }
 
-/// Brings a new connection so far; `None` when it was refused, which has been counted.
+/// Brings a new connection so far; `None` when it was refused, which has been counted and said.
 pub(crate) async fn arrive(
     inbound: &Inbound,
-    stream: TcpStream,
+    mut stream: TcpStream,
     from: SocketAddr,
     port: Option<Port>,
 ) -> Option<Arrived> {
     let worker = &inbound.worker;
     let refuse = |stream: TcpStream, refusal: Refusal| {
         Transport::Plain(stream).reset_on_close();
-        worker.shard.refused(Direction::Inbound, refusal.label());
-        tracing::debug!(%from, reason = refusal.label(), "connection refused");
+        inbound.strangers.refused(&worker.shard, from, refusal);
+        None
     };
-    let work = async {
-        let Some(_place) = inbound.handshakes.place(from.ip().to_canonical()).await else {
-            refuse(stream, Refusal::TooManyConnections);
-            return None;
-        };
-        match look(worker, stream).await {
-            Ok(Look::Tls { stream, early, sni }) => tls(worker, (stream, early), sni, from).await,
-            Ok(Look::Other { stream, early, finding }) => {
-                let applied = worker.applied();
-                match unmeshed(worker, &applied, port, &finding) {
-                    Ok((port, protocol)) => Some(Arrived::Plain { stream, early, protocol, port }),
-                    Err(refusal) => {
-                        refuse(stream, refusal);
-                        None
-                    }
-                }
-            }
-            // It closed or broke before it said anything: a port scan, a health check of the socket.
-            Err(_) => None,
-        }
+    let Some(stranger) = inbound.strangers.admit(Origin::of(from.ip())) else {
+        return refuse(stream, Refusal::TooManyHandshakes);
     };
-    if let Ok(arrived) = tokio::time::timeout(HANDSHAKE_TIMEOUT, work).await {
-        return arrived;
-    }
-    worker.shard.handshake_failed(Direction::Inbound, "timeout");
-    None
-}
-
-enum Look {
-    Tls { stream: TcpStream, early: Vec<u8>, sni: Option<String> },
-    Other { stream: TcpStream, early: Vec<u8>, finding: Finding },
-}
-
-/// Reads the first bytes.
-async fn look(worker: &Worker, mut stream: TcpStream) -> std::io::Result<Look> {
+    let accepts_plaintext = || worker.applied().accepts_plaintext(clock::since_epoch().as_secs());
+    let patience = if accepts_plaintext() { HANDSHAKE_TIMEOUT } else { HELLO_TIMEOUT };
     let mut early = Vec::new();
-    let mut finding = accept::find(&mut stream, &mut early).await?;
-    if early.is_empty() {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
-    if let Finding::Tls { sni } = &mut finding {
-        let is_mesh = sni.as_deref().is_some_and(|name| is_ours(worker, name));
-        // Whatever is not for us is an application's own TLS, if plaintext is accepted at all; in strict mode the
-        // handshake says best what is wrong with it.
-        if is_mesh || !worker.applied().accepts_plaintext(clock::since_epoch().as_secs()) {
-            return Ok(Look::Tls { stream, early, sni: sni.take() });
+    let finding = match tokio::time::timeout(patience, accept::find(&mut stream, &mut early)).await {
+        Err(_) => return refuse(stream, Refusal::HelloTimeout),
+        // It closed or broke before it said anything: a port scan, a health check of the socket.
+        Ok(Err(_)) => return None,
+        Ok(Ok(_)) if early.is_empty() => return None,
+        Ok(Ok(finding)) => finding,
+    };
+    match finding {
+        Finding::Tls(Hello::Odd) if !accepts_plaintext() => refuse(stream, Refusal::UnreadableHello),
+        // Whatever is not for us is an application's own TLS, if plaintext is accepted at all; in strict mode the handshake
+        // says best what is wrong with it.
+        Finding::Tls(hello)
+            if !accepts_plaintext() || hello.name().is_some_and(|name| is_ours(worker, name)) =>
+        {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, stranger.place()).await {
+                Ok(Some(_place)) => tls(inbound, (stream, early), hello.name(), from).await,
+                _ => refuse(stream, Refusal::TooManyHandshakes),
+            }
         }
+        finding => match unmeshed(worker, &worker.applied(), port, &finding) {
+            Ok((port, protocol)) => Some(Arrived::Plain { stream, early, protocol, port }),
+            Err(refusal) => refuse(stream, refusal),
+        },
     }
-    Ok(Look::Other { stream, early, finding })
 }
 
 fn is_ours(worker: &Worker, name: &str) -> bool {
@@ -177,20 +110,20 @@ fn is_ours(worker: &Worker, name: &str) -> bool {
 
 /// The mesh handshake.
 async fn tls(
-    worker: &Worker,
+    inbound: &Inbound,
     (stream, early): (TcpStream, Vec<u8>),
-    sni: Option<String>,
+    sni: Option<&str>,
     from: SocketAddr,
 ) -> Option<Arrived> {
+    let worker = &inbound.worker;
     let applied = worker.applied();
-    let asked = sni.as_deref().and_then(|name| parse_server_name(name, &applied.trust.domain));
+    let asked = sni.and_then(|name| parse_server_name(name, &applied.trust.domain));
     let declared = asked.as_ref().and_then(|(port, _)| worker.facts.port(*port));
     // A port that is not there is refused before any certificate is shown; a hello without our name goes on, so that
     // its certificate is what is named as wrong.
     if asked.is_some() && declared.is_none() {
         Transport::Plain(stream).reset_on_close();
-        worker.shard.refused(Direction::Inbound, Refusal::UnknownPort.label());
-        tracing::info!(%from, sni = sni.unwrap_or_default(), "refused: this workload does not declare the port asked for");
+        inbound.strangers.refused(&worker.shard, from, Refusal::UnknownPort);
         return None;
     }
     match transport::accept(Arc::clone(&applied.trust.server), early, stream, HANDSHAKE_TIMEOUT).await {
@@ -213,7 +146,9 @@ async fn tls(
             };
             worker.shard.handshake_failed(Direction::Inbound, reason);
             worker.shard.refused(Direction::Inbound, Refusal::HandshakeFailed.label());
-            tracing::info!(%from, reason, %error, "refused in the handshake");
+            if let Some(unsaid) = inbound.strangers.may_say(reason, clock::now()) {
+                tracing::info!(%from, reason, unsaid, %error, "refused in the handshake");
+            }
             None
         }
     }

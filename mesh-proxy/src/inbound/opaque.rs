@@ -8,9 +8,10 @@
 
 use super::judge::{self, Admitted, Begin, Edges, Question, Refuse, Told};
 use super::{Call, Inbound};
-use crate::accept::{self, detect::Finding};
+use crate::accept::{self, detect::Finding, hello::Hello};
 use crate::clock;
 use crate::connections::Change;
+use crate::discovery::Applied;
 use crate::http::Meter;
 use crate::outbound::opaque::carry;
 use crate::refusal::Refusal;
@@ -25,6 +26,8 @@ use tokio::io::AsyncReadExt;
 struct Kind {
     protocol: Protocol,
     sni: Option<String>,
+    /// It looks like TLS and may be anything: it must be allowed as plain TCP too.
+    is_odd: bool,
     begin: Begin,
 }
 
@@ -32,9 +35,25 @@ impl Kind {
     fn question(&self) -> Question<'_> {
         Question { protocol: self.protocol, sni: self.sni.as_deref(), http: None }
     }
+
+    /// TLS of the application's own.
+    fn tls(hello: Hello) -> Self {
+        let (sni, is_odd) = match hello {
+            Hello::Named(name) => (Some(name), false),
+            Hello::Nameless => (None, false),
+            Hello::Odd => (None, true),
+        };
+        Self { protocol: Protocol::Tls, sni, is_odd, begin: Begin::Uncounted }
+    }
+
+    /// Whether it may still go on.
+    fn may_go_on(&self, applied: &Applied, call: &Call) -> Result<(), Refuse> {
+        judge::may_go_on(applied, call, self.question())?;
+        if self.is_odd { judge::may_go_on(applied, call, TCP.question()) } else { Ok(()) }
+    }
 }
 
-const TCP: Kind = Kind { protocol: Protocol::Tcp, sni: None, begin: Begin::Uncounted };
+const TCP: Kind = Kind { protocol: Protocol::Tcp, sni: None, is_odd: false, begin: Begin::Uncounted };
 
 /// Carries one opaque connection to its end.
 pub(crate) async fn serve(inbound: &Inbound, call: &Call, mut near: Transport, mut early: Vec<u8>) {
@@ -93,6 +112,9 @@ async fn run(
             let Some(kind) = tls_hello(inbound, near, early).await else {
                 return (TCP, meter, Err(refuse));
             };
+            if kind.is_odd {
+                return (kind, meter, Err(Refusal::UnreadableHello.into()));
+            }
             let applied = inbound.worker.applied();
             match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
                 Err(refuse) => (kind, meter, Err(refuse)),
@@ -136,13 +158,13 @@ async fn both(
     // Cancel safe: bytes that were read are in their buffers.
     let finding = tokio::select! {
         biased;
-        found = hello_or_not(near, early) => found,
+        found = accept::find_hello(near, early) => found.ok().flatten(),
         // The application speaks first: TCP it is. What broke shows in the tunnel.
         _ = far.read_buf(&mut words) => Some(Finding::Tcp),
         () = crate::outbound::drained(&call.registration) => return Ended(TCP, Err(Refusal::Draining.into())),
     };
-    if let Some(Finding::Tls { sni }) = finding {
-        kind = Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted };
+    if let Some(Finding::Tls(hello)) = finding {
+        kind = Kind::tls(hello);
         call.registration.set_protocol(Protocol::Tls);
         let applied = inbound.worker.applied();
         match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
@@ -164,7 +186,7 @@ async fn pass(
     meter: &mut Meter,
 ) -> Ended {
     // Whoever waited for the first byte may have missed a change: nothing is carried on a verdict of before it.
-    if let Err(refuse) = judge::may_go_on(&inbound.worker.applied(), call, kind.question()) {
+    if let Err(refuse) = kind.may_go_on(&inbound.worker.applied(), call) {
         far.reset_on_close();
         return Ended(kind, Err(refuse));
     }
@@ -192,7 +214,7 @@ async fn pass(
             }
             change = call.registration.changed() => {
                 if change == Change::Judge
-                    && let Err(refuse) = judge::may_go_on(&inbound.worker.applied(), call, kind.question())
+                    && let Err(refuse) = kind.may_go_on(&inbound.worker.applied(), call)
                 {
                     far.reset_on_close();
                     break Err(refuse);
@@ -219,17 +241,6 @@ fn pace_of(grant: &crate::limit::Grant, tunnel: &Tunnel, charged: &mut u64) -> D
     grant.charge(new, clock::now())
 }
 
-/// The caller's first bytes as far as it matters here: a ClientHello, or not. `None` when it closed.
-async fn hello_or_not(near: &mut Transport, early: &mut Vec<u8>) -> Option<Finding> {
-    if early.is_empty() && near.read_buf(early).await.ok()? == 0 {
-        return None;
-    }
-    if early.first() != Some(&0x16) {
-        return Some(Finding::Tcp);
-    }
-    accept::find(near, early).await.ok()
-}
-
 /// Whether a caller that may not speak plain TCP could be allowed with a TLS of its own, whatever server it names. Where it
 /// cannot, a silent caller that waits for a server to speak first is refused at once.
 fn tls_might_pass(inbound: &Inbound, call: &Call) -> bool {
@@ -251,10 +262,8 @@ fn tls_might_pass(inbound: &Inbound, call: &Call) -> bool {
 /// A ClientHello within the header timeout, or nothing.
 async fn tls_hello(inbound: &Inbound, near: &mut Transport, early: &mut Vec<u8>) -> Option<Kind> {
     let within = inbound.worker.limits.header_timeout;
-    match tokio::time::timeout(within, hello_or_not(near, early)).await {
-        Ok(Some(Finding::Tls { sni })) => {
-            Some(Kind { protocol: Protocol::Tls, sni, begin: Begin::Uncounted })
-        }
+    match tokio::time::timeout(within, accept::find_hello(near, early)).await {
+        Ok(Ok(Some(Finding::Tls(hello)))) => Some(Kind::tls(hello)),
         _ => None,
     }
 }

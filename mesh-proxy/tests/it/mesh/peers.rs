@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Shakes hands as `who` and tries to send; whether anything but a refusal comes back.
 async fn is_served(address: SocketAddr, who: &Credentials) -> bool {
@@ -113,4 +113,51 @@ async fn a_port_that_is_not_declared_is_refused_with_its_own_reason() {
     let stream = TcpStream::connect(pair.api.ready.mesh_address).await.unwrap();
     assert!(soon("the refusal", mesh_ca::tls::connect(config, name, stream)).await.is_err());
     pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"unknown_port\"}").await;
+}
+
+#[tokio::test]
+async fn strangers_who_say_nothing_are_sent_away_and_hold_no_place() {
+    let pair = Pair::start(apps::echo().await, vec![allow("*")]).await;
+    let mesh = &pair.control.inner.authority;
+    let address = pair.api.ready.mesh_address;
+    let good = credentials(mesh, svid(mesh, &id("web"), None, SystemTime::now()));
+    // More than may shake hands at once, from some addresses, and half a hello from another.
+    let mut silent = Vec::new();
+    for n in 0..1_100_u32 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 2 + (n % 5) as u8], 0).into()).unwrap();
+        silent.push(soon("a stranger is accepted", socket.connect(address)).await.unwrap());
+    }
+    let mut half = TcpStream::connect(address).await.unwrap();
+    half.write_all(b"\x16\x03\x01\x01\x00\x01").await.unwrap();
+    assert!(is_served(address, &good).await);
+    silent.push(half);
+    for mut stream in silent {
+        let mut heard = Vec::new();
+        let _ = soon("the end of a stranger", stream.read_to_end(&mut heard)).await;
+        assert!(heard.is_empty(), "{heard:?}");
+    }
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"hello_timeout\"} 1101").await;
+    let mut odd = TcpStream::connect(address).await.unwrap();
+    odd.write_all(b"\x16\x03\x01\x00\x00").await.unwrap();
+    let _ = soon("the end", odd.read_to_end(&mut Vec::new())).await;
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"unreadable_hello\"} 1").await;
+}
+
+#[tokio::test]
+async fn the_default_port_is_no_part_of_a_host_on_the_called_side_either() {
+    let pair = Pair::start(apps::http1().await, vec![allow("*")]).await;
+    let mesh = &pair.control.inner.authority;
+    let who = credentials(mesh, svid(mesh, &id("web"), None, SystemTime::now()));
+    let config = who.client_config(&id("api"), Alpn::MeshH1).unwrap();
+    let name =
+        server_name(Port::new(PORT).unwrap(), &"api".parse().unwrap(), &DOMAIN.parse().unwrap()).unwrap();
+    let stream = TcpStream::connect(pair.api.ready.mesh_address).await.unwrap();
+    let mut stream = mesh_ca::tls::connect(config, name, stream).await.unwrap().stream;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: API:80\r\nConnection: close\r\n\r\n").await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon("the answer", stream.read_to_end(&mut answer)).await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains("api") && !answer.contains(":80"), "{answer}");
 }

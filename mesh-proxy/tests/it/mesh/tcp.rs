@@ -121,3 +121,72 @@ async fn a_client_that_thinks_before_it_speaks_gets_one_connection() {
     let line = pair.api.metric("mesh_connections_total{direction=\"inbound\",tls=\"mutual\"}").await;
     assert!(line.ends_with(" 1"), "{line}");
 }
+
+/// A ClientHello that asks for a server, or for none.
+fn hello(name: Option<&str>) -> Vec<u8> {
+    let mut extensions = vec![0, 43, 0, 3, 2, 3, 4];
+    if let Some(name) = name {
+        let n = u8::try_from(name.len()).unwrap();
+        extensions.extend([0, 0, 0, n + 5, 0, n + 3, 0, 0, n]);
+        extensions.extend(name.as_bytes());
+    }
+    let mut message = vec![1, 0, 0, 0, 3, 3];
+    message.extend([7; 32]);
+    message.extend([0, 0, 2, 0x13, 1, 1, 0, 0, u8::try_from(extensions.len()).unwrap()]);
+    message.extend(extensions);
+    message[3] = u8::try_from(message.len() - 4).unwrap();
+    let mut record = vec![0x16, 3, 1, 0, u8::try_from(message.len()).unwrap()];
+    record.extend(message);
+    record
+}
+
+/// The same behind an empty record.
+fn odd_hello(name: Option<&str>) -> Vec<u8> {
+    [vec![0x16, 3, 1, 0, 0], hello(name)].concat()
+}
+
+/// Whether bytes reach the application, which sends them back.
+async fn passes(to: std::net::SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut echoed = vec![0; bytes.len()];
+    soon("an echo or the end", stream.read_exact(&mut echoed)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_deny_by_server_name_is_not_evaded_by_hiding_the_name() {
+    let operation = Operation { sni: vec!["admin.example".parse().unwrap()], ..Operation::default() };
+    let rules = vec![allow("web"), policy("no-admin", Action::Deny, "web", vec![operation])];
+    let pair = Pair::start(apps::echo().await, rules).await;
+    let to = pair.web.to();
+    assert!(passes(to, &hello(Some("db.example"))).await);
+    assert!(passes(to, b"\x01plain").await);
+    for name in ["admin.example", "ADMIN.example", "admin.example."] {
+        assert!(!passes(to, &hello(Some(name))).await, "{name}");
+    }
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"denied_by_rule\"} 3").await;
+    assert!(!passes(to, &hello(None)).await);
+    assert!(!passes(to, &odd_hello(Some("admin.example"))).await);
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"name_unreadable\"} 2").await;
+}
+
+#[tokio::test]
+async fn what_only_looks_like_tls_is_not_allowed_as_tls_or_denied_as_bytes() {
+    let tls = Operation { protocols: vec![ProtocolMatch::Tls], ..Operation::default() };
+    let pair =
+        Pair::start(apps::echo().await, vec![policy("tls", Action::Allow, "web", vec![tls.clone()])]).await;
+    assert!(passes(pair.web.to(), &hello(None)).await);
+    assert!(!passes(pair.web.to(), &odd_hello(None)).await);
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"unreadable_hello\"} 1").await;
+    pair.control.change(|state| {
+        state
+            .policies
+            .insert("api".to_owned(), vec![allow("web"), policy("no-tls", Action::Deny, "web", vec![tls])]);
+    });
+    pair.control.settled().await;
+    assert!(passes(pair.web.to(), b"\x01plain").await);
+    for name in [None, Some("db.example")] {
+        assert!(!passes(pair.web.to(), &hello(name)).await, "{name:?}");
+        assert!(!passes(pair.web.to(), &odd_hello(name)).await, "{name:?}");
+    }
+}
