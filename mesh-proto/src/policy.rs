@@ -8,3 +8,4 @@ mod hash;
 mod index;
 pub mod lint;
 pub mod model;
+pub mod standing;

@@ -13,6 +13,7 @@ use super::model::{
     Action, GroupKind, Mode, Operation, Policy, PolicyInputs, PolicyName, Protocol, ProtocolMatch, Rule,
     Scope, Source,
 };
+use super::standing::Stamp;
 use crate::name::Port;
 use crate::net::PortRange;
 use smallvec::SmallVec;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 /// Everything that decides who may call one workload, arranged for evaluation. Immutable; compiled anew for each change.
 #[derive(Debug)]
 pub struct PolicySet {
+    pub(super) stamp: Stamp,
     pub(super) inputs: PolicyInputs,
     pub(super) entries: Vec<Entry>,
     pub(super) sources: Sources,
@@ -75,6 +77,13 @@ pub(super) struct Entry {
     pub(super) needs_http: bool,
     /// Whether the operation has conditions beyond those above.
     pub(super) has_more: bool,
+}
+
+impl Entry {
+    /// Whether it has no condition but caller, port and time.
+    pub(super) fn asks_nothing(&self) -> bool {
+        self.protocols == 0 && !self.needs_http && !self.has_more
+    }
 }
 
 /// The bit that stands for a protocol.
@@ -171,6 +180,7 @@ impl PolicySet {
         let enforced = builder.program(&inputs.policies, Mode::Enforce);
         let audited = builder.program(&inputs.policies, Mode::Audit);
         Self {
+            stamp: Stamp::default(),
             inputs: inputs.clone(),
             entries: builder.entries,
             sources: builder.sources,

@@ -19,8 +19,9 @@
 //! ten of them, not work. The canonical form of a path of 40 bytes takes 18, of a host with port 63.
 
 use super::compile::{Entry, OTHER_METHOD, PolicySet, Program, method_bit, protocol_bit};
-use super::index::{NO_PATH, SOME_PATH, Sets, Slots, Stage};
+use super::index::{NO_PATH, SOME_PATH, Slots, Stage};
 use super::model::{Action, Protocol};
+use super::standing::Standing;
 use crate::identity::SpiffeId;
 use crate::matching::{Fields, HostPattern, Quantifier, matching_form};
 use crate::name::Port;
@@ -183,7 +184,17 @@ impl From<&Outcome> for Decision {
 impl PolicySet {
     /// Decides a request.
     pub fn authorize(&self, request: &Request<'_>) -> Verdict {
-        let (decision, audited) = self.walk(&self.facts(request), &mut Unwatched);
+        self.authorize_as(&mut self.standing(&request.source), request)
+    }
+
+    /// Decides a request of a caller whose standing is kept, as a connection does. The same as [`Self::authorize`].
+    ///
+    /// A standing before another set, or of another caller, is replaced first: a stale one is never used.
+    pub fn authorize_as(&self, standing: &mut Standing, request: &Request<'_>) -> Verdict {
+        if !standing.is_before(self, &request.source) {
+            *standing = self.standing(&request.source);
+        }
+        let (decision, audited) = self.walk(&self.facts(standing, request), &mut Unwatched);
         let outcome = match decision {
             Decision::Allowed(by) => Outcome::Allowed { permit: Permit(()), by },
             Decision::Denied(denial) => Outcome::Denied(denial),
@@ -197,11 +208,8 @@ impl PolicySet {
         facts: &Facts<'_>,
         watch: &mut W,
     ) -> (Decision, Option<(Action, RuleRef)>) {
-        if facts.is_quarantined {
-            return (denied(DenyReason::Quarantined, None), None);
-        }
-        if self.accepted.is_some_and(|accepted| !facts.sets.contains(&accepted)) {
-            return (denied(DenyReason::Isolated, None), None);
+        if let Some(reason) = facts.standing.refused {
+            return (denied(reason, None), None);
         }
         let decision = self.decide(facts, watch);
         (decision, self.audit(facts, watch))
@@ -271,8 +279,8 @@ impl PolicySet {
         if W::EVERY_RULE {
             look_at(&stage.entries);
         } else {
-            for slot in &facts.slots {
-                stage.candidates(*slot, &facts.sets, facts.request.port, &mut look_at);
+            for slot in facts.slots.iter() {
+                stage.candidates(slot, &facts.standing.sets, facts.request.port, &mut look_at);
             }
         }
         let (number, found) = best?;
@@ -317,10 +325,10 @@ impl PolicySet {
         if request.now >= entry.valid_until {
             fails.failed(Condition::ValidUntil)?;
         }
-        if !facts.sets.contains(&entry.from) {
+        if !facts.standing.sets.contains(entry.from) {
             fails.failed(Condition::From)?;
         }
-        if entry.except.is_some_and(|except| facts.sets.contains(&except)) {
+        if entry.except.is_some_and(|except| facts.standing.sets.contains(except)) {
             fails.failed(Condition::Except)?;
         }
         if !(entry.ports.is_empty() || entry.ports.iter().any(|range| range.contains(request.port))) {
@@ -350,14 +358,14 @@ impl PolicySet {
         if entry.methods != 0 && !self.fits_method(entry, facts.method, http.method) {
             fails.failed(Condition::Method)?;
         }
-        if !(entry.paths.is_empty() || entry.paths.iter().any(|slot| facts.slots.contains(slot))) {
+        if !(entry.paths.is_empty() || entry.paths.iter().any(|slot| facts.slots.contains(*slot))) {
             fails.failed(Condition::Path)?;
         }
         if !entry.grpc.is_empty() {
             // Some servers answer gRPC methods to other content types too (Connect, gRPC-Web, transcoding), so a deny
             // looks at the path alone.
             let is_grpc = entry.action == Action::Deny || facts.request.protocol == Protocol::Grpc;
-            if !(is_grpc && entry.grpc.iter().any(|slot| facts.slots.contains(slot))) {
+            if !(is_grpc && entry.grpc.iter().any(|slot| facts.slots.contains(*slot))) {
                 fails.failed(Condition::Grpc)?;
             }
         }
@@ -384,9 +392,8 @@ impl PolicySet {
     }
 
     /// Looks up what the rules will be asked about this request.
-    pub(super) fn facts<'r>(&self, request: &'r Request<'r>) -> Facts<'r> {
-        let membership = self.sources.membership(&request.source);
-        let mut slots = Slots::new();
+    pub(super) fn facts<'r>(&self, standing: &'r Standing, request: &'r Request<'r>) -> Facts<'r> {
+        let mut slots = Slots::default();
         slots.push(NO_PATH);
         match &request.http {
             Some(http) if http.path.starts_with('/') => {
@@ -396,7 +403,7 @@ impl PolicySet {
             None => slots.push(SOME_PATH),
         }
         let method = request.http.map_or(OTHER_METHOD, |http| method_bit(http.method));
-        Facts { request, is_quarantined: membership.is_quarantined, sets: membership.sets, slots, method }
+        Facts { request, standing, slots: slots.finish(), method }
     }
 }
 
@@ -413,8 +420,7 @@ fn denied(reason: DenyReason, rule: Option<RuleRef>) -> Decision {
 /// A request, with what the tables say of it.
 pub(super) struct Facts<'r> {
     pub(super) request: &'r Request<'r>,
-    pub(super) is_quarantined: bool,
-    pub(super) sets: Sets,
+    standing: &'r Standing,
     /// The places where candidates are.
     pub(super) slots: Slots,
     /// The bit of its method.

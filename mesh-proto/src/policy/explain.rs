@@ -121,7 +121,8 @@ impl Fails for Collected {
 impl PolicySet {
     /// Says why a request is decided as it is.
     pub fn explain(&self, request: &Request<'_>) -> Explanation {
-        let facts = self.facts(request);
+        let standing = self.standing(&request.source);
+        let facts = self.facts(&standing, request);
         let mut recorder = Recorder::default();
         let (decision, audited) = self.walk(&facts, &mut recorder);
         let rules = self.explained(&recorder.0, &decision, request);

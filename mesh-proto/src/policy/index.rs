@@ -33,10 +33,105 @@ const SCAN_MAX: usize = 6;
 /// A rule with more single ports than this is kept with those for any port.
 pub(super) const PORTS_LISTED_MAX: usize = 16;
 
-/// The sets that a caller is in; sorted.
-pub(super) type Sets = SmallVec<[SetId; 12]>;
+/// More sets than this are kept as bits.
+const SETS_LISTED_MAX: usize = 16;
+/// More slots than this are sorted and searched by halving.
+const SLOTS_SCANNED_MAX: usize = 16;
+/// A look-up of a set costs about as much as checking so many candidates that are not looked up.
+const LOOKUP_COST: usize = 4;
+
+/// The sets that a caller is in.
+#[derive(Clone, Debug)]
+pub(super) enum Sets {
+    /// Ascending.
+    Few(SmallVec<[SetId; SETS_LISTED_MAX]>),
+    /// Bit N of word M: set 64 M + N. A caller in 10,000 sets takes 1.3 KiB, not 40.
+    Many { bits: Box<[u64]>, count: usize },
+}
+
+impl Sets {
+    fn new(mut sets: SmallVec<[SetId; SETS_LISTED_MAX]>) -> Self {
+        if sets.len() > 1 {
+            sets.sort_unstable();
+            sets.dedup();
+        }
+        if sets.len() <= SETS_LISTED_MAX {
+            return Self::Few(sets);
+        }
+        let words = sets.last().map_or(0, |last| *last as usize / 64 + 1);
+        let mut bits = vec![0; words].into_boxed_slice();
+        for set in &sets {
+            if let Some(word) = bits.get_mut(*set as usize / 64) {
+                *word |= 1 << (set % 64);
+            }
+        }
+        Self::Many { bits, count: sets.len() }
+    }
+
+    /// Whether the set is one of them.
+    pub(super) fn contains(&self, set: SetId) -> bool {
+        match self {
+            Self::Few(sets) => sets.contains(&set),
+            Self::Many { bits, count: _ } => {
+                bits.get(set as usize / 64).is_some_and(|word| word & (1 << (set % 64)) != 0)
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Few(sets) => sets.len(),
+            Self::Many { bits: _, count } => *count,
+        }
+    }
+
+    fn each(&self, visit: &mut impl FnMut(SetId)) {
+        match self {
+            Self::Few(sets) => sets.iter().for_each(|set| visit(*set)),
+            Self::Many { bits, count: _ } => {
+                for (base, word) in (0..).step_by(64).zip(bits) {
+                    let mut left = *word;
+                    while left != 0 {
+                        visit(base | left.trailing_zeros());
+                        left &= left - 1;
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The places of patterns that a path fits.
-pub(super) type Slots = SmallVec<[SlotId; 8]>;
+#[derive(Debug, Default)]
+pub(super) struct Slots(SmallVec<[SlotId; 8]>);
+
+impl Slots {
+    /// Takes one more; before [`Self::finish`].
+    pub(super) fn push(&mut self, slot: SlotId) {
+        self.0.push(slot);
+    }
+
+    /// Ends the filling: a path may fit thousands of patterns, each of whose rules asks [`Self::contains`].
+    pub(super) fn finish(mut self) -> Self {
+        if self.0.len() > SLOTS_SCANNED_MAX {
+            self.0.sort_unstable();
+        }
+        self
+    }
+
+    /// Whether the slot is one of them.
+    pub(super) fn contains(&self, slot: SlotId) -> bool {
+        if self.0.len() > SLOTS_SCANNED_MAX {
+            return self.0.binary_search(&slot).is_ok();
+        }
+        self.0.contains(&slot)
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = SlotId> {
+        self.0.iter().copied()
+    }
+}
 
 /// Which sets of sources a caller is in.
 #[derive(Debug, Default)]
@@ -116,7 +211,7 @@ impl Sources {
 
     /// What is known of this caller.
     pub(super) fn membership(&self, source: &SourceFacts<'_>) -> Membership {
-        let mut sets = Sets::new();
+        let mut sets = SmallVec::new();
         sets.extend_from_slice(&self.anyone);
         let mut is_quarantined = false;
         match source {
@@ -134,14 +229,10 @@ impl Sources {
                 sets.extend(self.unmeshed.iter().filter(|(cidr, _)| cidr.contains(*ip)).map(|(_, set)| *set));
             }
         }
-        if sets.len() > 1 {
-            sets.sort_unstable();
-            sets.dedup();
-        }
-        Membership { is_quarantined, sets }
+        Membership { is_quarantined, sets: Sets::new(sets) }
     }
 
-    fn add_prefixes(&self, id: &str, sets: &mut Sets) {
+    fn add_prefixes(&self, id: &str, sets: &mut SmallVec<[SetId; SETS_LISTED_MAX]>) {
         if self.below_depths == 0 {
             return;
         }
@@ -162,42 +253,69 @@ fn depth_bit(slashes: usize) -> u64 {
     1_u64 << slashes.min(63)
 }
 
-/// Which path patterns a path fits: a tree over segments.
+/// Which path patterns a path fits: a table of those without an open part, a tree over segments for the others.
 #[derive(Debug)]
 pub(super) struct Paths {
-    /// Every literal segment of any pattern.
-    words: FoldMap<Arc<str>, u32>,
-    /// From a node along a literal segment.
-    literal: FoldMap<u64, u32>,
+    /// Patterns that mean one path only, in matching form: one look-up, however long the path.
+    whole: FoldMap<Arc<str>, SlotId>,
     nodes: Vec<Node>,
     /// The slot to give out next.
     next: SlotId,
-    /// The segments of the longest pattern.
-    depth_max: usize,
+    /// The longest literal segment in the tree, in bytes: a longer one of a request is not worth hashing.
+    literal_bytes_max: usize,
 }
 
-/// Stands for a segment that no pattern has.
-const UNKNOWN_WORD: u32 = u32::MAX;
-/// Stands for an empty segment, which an open one does not fit.
-const EMPTY_WORD: u32 = u32::MAX - 1;
-
 /// A place in the tree; 0 in `any`, `here` and `below` is none.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Node {
     any: u32,
     here: SlotId,
     below: SlotId,
-    has_literals: bool,
+    literals: Literals,
+}
+
+/// Where literal segments lead from a node. Most nodes have one at most, which is compared where it stands.
+#[derive(Debug, Default)]
+enum Literals {
+    #[default]
+    None,
+    One(Arc<str>, u32),
+    Many(FoldMap<Arc<str>, u32>),
+}
+
+impl Literals {
+    fn find(&self, segment: &str, bytes_max: usize) -> Option<u32> {
+        match self {
+            Self::None => None,
+            Self::One(own, child) => (**own == *segment).then_some(*child),
+            Self::Many(children) if segment.len() <= bytes_max => children.get(segment).copied(),
+            Self::Many(_) => None,
+        }
+    }
+
+    fn insert(&mut self, segment: &Arc<str>, child: u32) {
+        match self {
+            Self::None => *self = Self::One(Arc::clone(segment), child),
+            Self::One(own, known) => {
+                let mut children = FoldMap::default();
+                children.insert(Arc::clone(own), *known);
+                children.insert(Arc::clone(segment), child);
+                *self = Self::Many(children);
+            }
+            Self::Many(children) => {
+                children.insert(Arc::clone(segment), child);
+            }
+        }
+    }
 }
 
 impl Default for Paths {
     fn default() -> Self {
         Self {
-            words: FoldMap::default(),
-            literal: FoldMap::default(),
+            whole: FoldMap::default(),
             nodes: vec![Node::default()],
             next: SOME_PATH.saturating_add(1),
-            depth_max: 0,
+            literal_bytes_max: 0,
         }
     }
 }
@@ -205,8 +323,19 @@ impl Default for Paths {
 impl Paths {
     /// The slot of a pattern; patterns that mean the same share it.
     pub(super) fn intern(&mut self, pattern: &PathPattern) -> SlotId {
+        let next = self.next;
+        let slot = match whole(pattern) {
+            Some(form) => *self.whole.entry(form).or_insert(next),
+            None => self.intern_open(pattern),
+        };
+        if slot == next {
+            self.next = next.saturating_add(1);
+        }
+        slot
+    }
+
+    fn intern_open(&mut self, pattern: &PathPattern) -> SlotId {
         let mut at = 0;
-        self.depth_max = self.depth_max.max(pattern.segments().len());
         for segment in pattern.segments() {
             at = self.child(at, segment);
         }
@@ -220,81 +349,65 @@ impl Paths {
         };
         if *slot == 0 {
             *slot = next;
-            self.next = next.saturating_add(1);
         }
         *slot
     }
 
     fn child(&mut self, at: u32, segment: &Segment) -> u32 {
         let fresh = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
-        let child = match segment {
-            Segment::Literal(text) => {
-                let word = u32::try_from(self.words.len()).unwrap_or(u32::MAX);
-                let word = *self.words.entry(Arc::clone(text)).or_insert(word);
-                if let Some(node) = self.nodes.get_mut(at as usize) {
-                    node.has_literals = true;
-                }
-                *self.literal.entry(edge(at, word)).or_insert(fresh)
-            }
-            Segment::Any => match self.nodes.get_mut(at as usize) {
-                Some(node) if node.any != 0 => node.any,
-                Some(node) => {
-                    node.any = fresh;
-                    fresh
-                }
-                None => fresh,
-            },
+        let Some(node) = self.nodes.get_mut(at as usize) else {
+            return fresh;
         };
-        if child == fresh {
-            self.nodes.push(Node::default());
+        match segment {
+            Segment::Literal(text) => {
+                if let Some(child) = node.literals.find(text, usize::MAX) {
+                    return child;
+                }
+                node.literals.insert(text, fresh);
+                self.literal_bytes_max = self.literal_bytes_max.max(text.len());
+            }
+            Segment::Any if node.any != 0 => return node.any,
+            Segment::Any => node.any = fresh,
         }
-        child
+        self.nodes.push(Node::default());
+        fresh
     }
 
     /// Adds the patterns that fit; `form` is in matching form.
     pub(super) fn fitting(&self, form: &str, found: &mut Slots) {
-        if self.next == SOME_PATH.saturating_add(1) {
-            return;
+        if let Some(slot) = self.whole.get(form) {
+            found.push(*slot);
         }
-        // Segments deeper than any pattern matter only by being there.
-        let words: SmallVec<[u32; 16]> =
-            segments(form).take(self.depth_max.saturating_add(1)).map(|segment| self.word(segment)).collect();
-        self.descend(0, &words, found);
+        let rest = if form.is_empty() { None } else { Some(form) };
+        self.descend(0, rest, found);
     }
 
-    fn word(&self, segment: &str) -> u32 {
-        if segment.is_empty() {
-            return EMPTY_WORD;
-        }
-        self.words.get(segment).copied().unwrap_or(UNKNOWN_WORD)
-    }
-
-    /// Follows the segments from a node on. Calls itself only where a literal and an open segment both fit, so no deeper
-    /// than a pattern has segments.
-    fn descend(&self, mut at: u32, mut words: &[u32], found: &mut Slots) {
+    /// Follows the segments from a node on. Visits a node once at most. Calls itself only where a literal and an open
+    /// segment both fit, so no deeper than a pattern has segments.
+    fn descend(&self, mut at: u32, mut rest: Option<&str>, found: &mut Slots) {
         while let Some(node) = self.nodes.get(at as usize) {
             if node.below != 0 {
                 found.push(node.below);
             }
-            let Some((word, rest)) = words.split_first() else {
+            let Some(form) = rest else {
                 if node.here != 0 {
                     found.push(node.here);
                 }
                 return;
             };
-            words = rest;
-            let any = if *word == EMPTY_WORD { 0 } else { node.any };
-            let literal = if node.has_literals && *word < EMPTY_WORD {
-                self.literal.get(&edge(at, *word))
-            } else {
-                None
-            };
-            at = match literal {
+            if node.any == 0 && matches!(node.literals, Literals::None) {
+                return;
+            }
+            let (segment, after) = first_segment(form);
+            rest = after;
+            // An open segment does not fit an empty one.
+            let any = if segment.is_empty() { 0 } else { node.any };
+            at = match node.literals.find(segment, self.literal_bytes_max) {
                 Some(child) => {
                     if any != 0 {
-                        self.descend(any, rest, found);
+                        self.descend(any, after, found);
                     }
-                    *child
+                    child
                 }
                 None if any != 0 => any,
                 None => return,
@@ -303,24 +416,28 @@ impl Paths {
     }
 }
 
-/// A node and a word, as one number to hash.
-fn edge(at: u32, word: u32) -> u64 {
-    (u64::from(at) << 32) | u64::from(word)
+/// The matching form of the one path that a pattern means; `None` when it means more than one.
+fn whole(pattern: &PathPattern) -> Option<Arc<str>> {
+    if pattern.reach() != Reach::Here {
+        return None;
+    }
+    let mut form = String::new();
+    for (at, segment) in pattern.segments().iter().enumerate() {
+        let Segment::Literal(text) = segment else { return None };
+        if at > 0 {
+            form.push('/');
+        }
+        form.push_str(text);
+    }
+    Some(form.into())
 }
 
-/// The segments of a path in matching form.
-fn segments(form: &str) -> impl Iterator<Item = &str> {
-    let mut rest = if form.is_empty() { None } else { Some(form) };
-    std::iter::from_fn(move || {
-        let form = rest?;
-        let Some(at) = slash(form.as_bytes()) else {
-            rest = None;
-            return Some(form);
-        };
-        let (segment, after) = form.split_at_checked(at)?;
-        rest = after.get(1..);
-        Some(segment)
-    })
+/// The first segment of a path in matching form, and what follows it.
+fn first_segment(form: &str) -> (&str, Option<&str>) {
+    match slash(form.as_bytes()).and_then(|at| form.split_at_checked(at)) {
+        Some((segment, after)) => (segment, after.get(1..)),
+        None => (form, None),
+    }
 }
 
 /// The place of the first `/`. Segments are short, so that eight bytes at once beat a searcher's set-up.
@@ -362,7 +479,11 @@ pub(super) struct Stage {
 #[derive(Debug)]
 enum Shelf {
     Few(SmallVec<[u32; SCAN_MAX]>),
-    BySet(FoldMap<SetId, ByPort>),
+    BySet {
+        of: FoldMap<SetId, ByPort>,
+        /// Every candidate, for callers who are in about as many sets.
+        all: Vec<u32>,
+    },
 }
 
 /// The candidates of one slot and set, ascending in each list.
@@ -402,15 +523,16 @@ impl Stage {
         match place.and_then(|place| self.shelves.get(place as usize)) {
             None => {}
             Some(Shelf::Few(entries)) => visit(entries),
-            Some(Shelf::BySet(by_set)) => {
-                for set in sets {
-                    let Some(found) = by_set.get(set) else { continue };
-                    visit(&found.any);
-                    if let Some(entries) = found.one.get(&port.number()) {
-                        visit(entries);
-                    }
-                }
+            Some(Shelf::BySet { of: _, all }) if sets.len().saturating_mul(LOOKUP_COST) >= all.len() => {
+                visit(all)
             }
+            Some(Shelf::BySet { of, all: _ }) => sets.each(&mut |set| {
+                let Some(found) = of.get(&set) else { return };
+                visit(&found.any);
+                if let Some(entries) = found.one.get(&port.number()) {
+                    visit(entries);
+                }
+            }),
         }
     }
 }
@@ -430,6 +552,6 @@ impl Shelf {
                 shelf.one.entry(port.number()).or_default().push(placement.entry);
             }
         }
-        Self::BySet(by_set)
+        Self::BySet { of: by_set, all: placed.iter().map(|placement| placement.entry).collect() }
     }
 }

@@ -238,9 +238,27 @@ fn agree(inputs: &PolicyInputs, requests: &[OwnedRequest]) {
         let named = |rule: &Rule| std::ptr::eq(&raw const *rule.name, found.rule);
         (policy, inputs.policies[policy].rules.iter().position(named).unwrap())
     };
+    // What a connection keeps: at first of another set, then of whoever called before.
+    let mut kept = requests
+        .first()
+        .map(|request| PolicySet::compile(&PolicyInputs::default()).standing(&request.facts().source));
     for request in requests {
         let verdict = set.authorize(&request.facts());
         let decision = Decision::from(&verdict.outcome);
+        for round in ["after another's", "again"] {
+            let again = kept.as_mut().map(|kept| set.authorize_as(kept, &request.facts()));
+            assert_eq!(
+                again.map(|again| (Decision::from(&again.outcome), again.audited)),
+                Some((decision, verdict.audited)),
+                "a kept standing, used {round}, differs for {request:?} under {inputs:#?}"
+            );
+        }
+        if let Some(denial) = set.hopeless(&request.facts().source, request.port, request.now) {
+            assert!(
+                matches!(decision, Decision::Denied(_)),
+                "{request:?} passes, but was called hopeless ({denial:?}) under {inputs:#?}"
+            );
+        }
         let got = match decision {
             Decision::Allowed(by) => Expected::Allowed(by.map(place)),
             Decision::Denied(denial) => Expected::Denied(denial.reason, denial.rule.map(place)),
