@@ -156,8 +156,8 @@ impl Metrics {
         self.resyncs.inc();
     }
 
-    /// A handshake failed; `reason` is of the closed set of `PeerError::code`, or `tls`, `timeout`,
-    /// `too_many_connections`.
+    /// A handshake failed; `reason` is of the closed set of `PeerError::code`, or one of `transport::tls` and its
+    /// door: `hello_timeout`, `hello_closed`, `not_tls`, `tls`, `timeout`, and `too_many_…` of everybody or of one source.
     pub(crate) fn handshake_refused(&self, reason: &'static str) {
         self.handshakes.get_or_create(&ByReason { reason }).inc();
     }

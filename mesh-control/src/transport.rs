@@ -3,6 +3,7 @@
 //! Both give tonic a bounded stream of connections. A connection carries its [`Caller`] into every request, so that no
 //! handler has to find out again who asks.
 
+mod door;
 mod places;
 pub(crate) mod tls;
 pub(crate) mod unix;

@@ -26,6 +26,15 @@ struct Taken<K> {
     by_caller: HashMap<K, usize>,
 }
 
+/// Why there is no place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Full {
+    /// All are taken.
+    All,
+    /// This caller has taken as many as one may.
+    Each,
+}
+
 /// A place; free again when it is dropped.
 pub(crate) struct Place(Option<Box<dyn FnOnce() + Send + Sync>>);
 
@@ -43,21 +52,24 @@ impl<K: Eq + Hash + Clone + Send + Sync + 'static> Places<K> {
         Self { bounds, taken: Arc::new(Mutex::new(Taken { all: 0, by_caller: HashMap::new() })) }
     }
 
-    /// A place for a caller, if there is one; `each` may narrow the bound for callers of its kind.
-    pub(crate) fn take(&self, caller: K, each: usize) -> Option<Place> {
+    /// A place for a caller; `each` may narrow the bound for callers of its kind.
+    ///
+    /// # Errors
+    /// There is none, and whose fault that is.
+    pub(crate) fn take(&self, caller: K, each: usize) -> Result<Place, Full> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if taken.all >= self.bounds.all {
-            return None;
-        }
         let own = taken.by_caller.get(&caller).copied().unwrap_or_default();
         if own >= each.min(self.bounds.each) {
-            return None;
+            return Err(Full::Each);
+        }
+        if taken.all >= self.bounds.all {
+            return Err(Full::All);
         }
         taken.by_caller.insert(caller.clone(), own.saturating_add(1));
         taken.all = taken.all.saturating_add(1);
         drop(taken);
         let taken = self.taken.clone();
-        Some(Place(Some(Box::new(move || {
+        Ok(Place(Some(Box::new(move || {
             let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
             taken.all = taken.all.saturating_sub(1);
             if let Some(own) = taken.by_caller.get_mut(&caller) {
@@ -78,12 +90,12 @@ mod tests {
     fn nobody_can_take_the_places_of_the_others() {
         let places = Places::new(Bounds { all: 4, each: 3 });
         let mut greedy: Vec<_> = (0..3).map(|_| places.take("greedy", 3).unwrap()).collect();
-        assert!(places.take("greedy", 3).is_none());
+        assert_eq!(places.take("greedy", 3).err(), Some(Full::Each));
         let modest = places.take("modest", 3).unwrap();
-        assert!(places.take("late", 3).is_none(), "all are taken");
+        assert_eq!(places.take("late", 3).err(), Some(Full::All));
         greedy.pop();
-        assert!(places.take("stranger", 0).is_none());
-        assert!(places.take("late", 3).is_some());
+        assert_eq!(places.take("stranger", 0).err(), Some(Full::Each));
+        assert!(places.take("late", 3).is_ok());
         drop((greedy, modest));
         assert!(places.taken.lock().unwrap().by_caller.is_empty());
     }

@@ -1,9 +1,14 @@
 //! The mutual-TLS port: handshakes at once and bounded, each with its deadline; the configuration follows the authority.
 //!
+//! Everybody is a stranger until his certificate has been seen. He must say hello within [`HELLO_DEADLINE`], and only then gets
+//! a place for the handshake; [`door`](super::door) sees to it that no host takes the places of the others. A connection
+//! for which there is no place is closed at once, never kept waiting, so that the port goes on accepting.
+//!
 //! A peer without a certificate is let in, because a joining machine has none yet; handlers that need an identity refuse
 //! it, it can only hold few connections, and not for long. A peer with a bad certificate is refused here, with its own
 //! reason in the log and in the metrics.
 
+use super::door::{Door, Source};
 use super::places::{Bounds, Places};
 use super::{ACCEPT_PAUSE, Connection};
 use crate::metrics::Metrics;
@@ -18,21 +23,18 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
 use tokio_util::sync::CancellationToken;
 
 /// Connections of all identities: two for each of 5,000 proxies, and some that are being replaced. One identity may have
 /// a thousand instances; a compromised one cannot take the places of the others.
 const BOUNDS: Bounds = Bounds { all: 12_000, each: 3_000 };
-/// Connections without a certificate at once, of everybody together: machines that join at this very moment.
-const STRANGERS_MAX: usize = 64;
-/// How long they may last: asking for a certificate takes a second.
+/// How long a connection without a certificate may last: asking for one takes a second.
 const STRANGER_LIFE: Duration = Duration::from_secs(15);
-/// Handshakes at once. One costs about 0.3 ms of CPU and 20 KiB; whoever wants to block the others with handshakes that do
-/// not go on has to keep this many open, and loses each after the deadline.
-const HANDSHAKES_MAX: usize = 1_024;
-/// A handshake takes two round trips; who needs longer is not there.
+/// The hello comes with the first packet after the connection's own: who needs longer has nothing to say.
+const HELLO_DEADLINE: Duration = Duration::from_secs(1);
+/// A handshake takes two round trips, and a busy machine its time; who needs longer is not there.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What a finished handshake leaves.
@@ -53,65 +55,109 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Accepts until `shutdown`; then the handshakes under way are dropped.
     pub(crate) async fn run(self, shutdown: CancellationToken) {
-        let places = Arc::new(Places::new(BOUNDS));
+        let reception = Arc::new(Reception {
+            door: Door::new(super::door::descriptors()),
+            places: Places::new(BOUNDS),
+            metrics: self.metrics,
+        });
         let mut handshakes = JoinSet::new();
         loop {
             while handshakes.try_join_next().is_some() {}
-            if handshakes.len() >= HANDSHAKES_MAX {
-                handshakes.join_next().await;
-                continue;
-            }
             // Cancel safe: `accept` loses no connection.
             let connection = tokio::select! {
                 () = shutdown.cancelled() => return,
                 connection = self.listener.accept() => connection,
             };
-            match connection {
-                Ok((stream, peer)) => {
-                    let acceptor = TlsAcceptor::from(self.config.borrow().clone());
-                    let (accepted, metrics, places) =
-                        (self.accepted.clone(), self.metrics.clone(), places.clone());
-                    handshakes.spawn(async move {
-                        match handshake(acceptor, stream, peer, &places).await {
-                            // Nobody takes connections any more only during shutdown.
-                            Ok(connection) => drop(accepted.send(Ok(connection)).await),
-                            Err(reason) => {
-                                metrics.handshake_refused(reason);
-                                tracing::info!(%peer, reason, "handshake refused");
-                            }
-                        }
-                    });
-                }
+            let (stream, peer) = match connection {
+                Ok(connection) => connection,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            }
+            };
+            let place = match reception.door.unheard(peer.ip().into()) {
+                Ok(place) => place,
+                Err(reason) => {
+                    reception.refused(peer, reason);
+                    continue;
+                }
+            };
+            let (config, accepted, reception) =
+                (self.config.clone(), self.accepted.clone(), reception.clone());
+            // As many at once as there are places at the door.
+            handshakes.spawn(async move {
+                let heard = hello(stream).await;
+                drop(place);
+                let done = match heard {
+                    Ok(start) => reception.handshake(start, &config, peer).await,
+                    Err(reason) => Err(reason),
+                };
+                match done {
+                    // Nobody takes connections any more only during shutdown.
+                    Ok(connection) => drop(accepted.send(Ok(connection)).await),
+                    Err(reason) => reception.refused(peer, reason),
+                }
+            });
         }
     }
 }
 
-/// Finishes one handshake, or says why not in a word of a closed set.
-async fn handshake(
-    acceptor: TlsAcceptor,
-    stream: TcpStream,
-    address: SocketAddr,
-    places: &Places<Option<SpiffeId>>,
-) -> Result<Connection<Stream>, &'static str> {
+/// Waits for the hello, or says why it did not come in a word of a closed set.
+async fn hello(stream: TcpStream) -> Result<StartHandshake<TcpStream>, &'static str> {
     // Acks and updates are small and wanted at once. The connection works without it, too.
     let _ = stream.set_nodelay(true);
-    let done = tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await;
-    let stream = done
-        .map_err(|_| "timeout")?
-        .map_err(|error| verify::handshake_error(&error).map_or("tls", |reason| reason.code()))?;
-    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let peer: Option<Arc<PeerIdentity>> = match chain {
-        [] => None,
-        chain => Some(Arc::new(verify::peer_identity(chain).map_err(|reason| reason.code())?)),
-    };
-    let id = peer.as_ref().map(|peer| peer.id.clone());
-    let each = if id.is_some() { BOUNDS.each } else { STRANGERS_MAX };
-    let place = places.take(id.clone(), each).ok_or("too_many_connections")?;
-    let connection = Connection::new(stream, Caller::Tls(TlsCaller { address, peer }), place);
-    Ok(if id.is_some() { connection } else { connection.for_at_most(STRANGER_LIFE) })
+    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let heard = tokio::time::timeout(HELLO_DEADLINE, hello).await.map_err(|_| "hello_timeout")?;
+    heard.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => "hello_closed",
+        _ => "not_tls",
+    })
 }
+
+/// What a connection is checked against until it is known whose it is.
+struct Reception {
+    door: Door,
+    places: Places<SpiffeId>,
+    metrics: Arc<Metrics>,
+}
+
+impl Reception {
+    fn refused(&self, peer: SocketAddr, reason: &'static str) {
+        self.metrics.handshake_refused(reason);
+        // Whoever can connect can cause it as often as he likes: the metric is for that, the log is for certificates.
+        if SILENT.contains(&reason) || reason.contains("too_many") {
+            tracing::debug!(%peer, reason, "connection refused");
+        } else {
+            tracing::info!(%peer, reason, "handshake refused");
+        }
+    }
+
+    /// Finishes one handshake, or says why not in a word of a closed set.
+    async fn handshake(
+        &self,
+        start: StartHandshake<TcpStream>,
+        config: &watch::Receiver<Arc<ServerConfig>>,
+        address: SocketAddr,
+    ) -> Result<Connection<Stream>, &'static str> {
+        let source = Source::from(address.ip());
+        let _place = self.door.handshake(source)?;
+        let config = config.borrow().clone();
+        let done = tokio::time::timeout(HANDSHAKE_DEADLINE, start.into_stream(config)).await;
+        let stream = done
+            .map_err(|_| "timeout")?
+            .map_err(|error| verify::handshake_error(&error).map_or("tls", |reason| reason.code()))?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        if chain.is_empty() {
+            let place = self.door.stranger(source)?;
+            let caller = Caller::Tls(TlsCaller { address, peer: None });
+            return Ok(Connection::new(stream, caller, place).for_at_most(STRANGER_LIFE));
+        }
+        let peer: Arc<PeerIdentity> = Arc::new(verify::peer_identity(chain).map_err(|reason| reason.code())?);
+        let place = self.places.take(peer.id.clone(), BOUNDS.each).map_err(|_| "too_many_connections")?;
+        Ok(Connection::new(stream, Caller::Tls(TlsCaller { address, peer: Some(peer) }), place))
+    }
+}
+
+/// Reasons that say nothing about anybody.
+const SILENT: [&str; 4] = ["hello_timeout", "hello_closed", "not_tls", "timeout"];

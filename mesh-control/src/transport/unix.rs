@@ -43,7 +43,7 @@ pub(crate) async fn accept(
         let uid = peer.uid();
         let is_stranger = uid != owner && uid != 0;
         let each = if is_stranger { STRANGER_CONNECTIONS_MAX } else { BOUNDS.each };
-        let Some(place) = places.take(uid, each) else {
+        let Ok(place) = places.take(uid, each) else {
             tracing::warn!(uid, "too many connections to the control socket at once; this one is closed");
             continue;
         };

@@ -213,10 +213,9 @@ async fn what_cannot_start_says_what_to_do() {
     drop(stopped);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_and_backup_are_there() {
+/// What a scraper gets.
+async fn metrics(plane: &Plane) -> String {
     use std::io::{Read, Write};
-    let plane = Plane::start_with(|config| config.metrics = Some(([127, 0, 0, 1], 0).into())).await;
     let address = plane.running.metrics.unwrap();
     let text = tokio::task::spawn_blocking(move || {
         let mut stream = std::net::TcpStream::connect(address).unwrap();
@@ -225,7 +224,51 @@ async fn metrics_and_backup_are_there() {
         stream.read_to_string(&mut text).unwrap();
         text
     });
-    let text = text.await.unwrap();
+    text.await.unwrap()
+}
+
+/// A connection to the TLS port from another address of this machine, as from another host.
+async fn connect_from(from: [u8; 4], to: std::net::SocketAddr) -> std::io::Result<tokio::net::TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(to).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_says_nothing_does_not_shut_out_the_others() {
+    use tokio::io::AsyncReadExt as _;
+    let plane = Plane::start_with(|config| config.metrics = Some(([127, 0, 0, 1], 0).into())).await;
+    let address = plane.running.address;
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..700 {
+        crowd.spawn(async move {
+            // Silent until the other side has had enough, and then again.
+            for _ in 0..20 {
+                let Ok(mut stream) = connect_from([127, 0, 0, 2], address).await else { return };
+                let _ = stream.read(&mut [0; 64]).await;
+            }
+        });
+    }
+    // Some have stood there for as long as they may, and the host has met its bound.
+    let both = async {
+        loop {
+            let text = metrics(&plane).await;
+            let has = |reason: &str| text.contains(&format!("failures_total{{reason=\"{reason}\"}}"));
+            if has("hello_timeout") && has("source_too_many_unheard") {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, both).await.is_ok(), "{}", metrics(&plane).await);
+    let web = crate::fake::FakeProxy::join(&plane, &crate::fake::Script::new("web")).await;
+    web.wait("a snapshot, past the crowd", |view| view.updates == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_and_backup_are_there() {
+    let plane = Plane::start_with(|config| config.metrics = Some(([127, 0, 0, 1], 0).into())).await;
+    let text = metrics(&plane).await;
     assert!(text.starts_with("HTTP/1.1 200") && text.contains("mesh_control_store_writable 1"), "{text}");
     plane.apply(&crate::plane::allow("web", "payments")).await.unwrap();
     let mut chunks = plane.admin().await.backup(v1::BackupRequest {}).await.unwrap().into_inner();
