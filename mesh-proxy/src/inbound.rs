@@ -29,7 +29,9 @@ use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::Port;
 use mesh_proto::policy::evaluate::SourceFacts;
 use mesh_proto::policy::model::Protocol;
+use mesh_proto::policy::standing::Standing;
 use shares::{Origin, Party, Share, Shares};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -127,6 +129,8 @@ pub(crate) struct Call {
     pub(crate) admission: Result<Grant, Refuse>,
     /// Its place among the open ones.
     pub(crate) registration: Registration,
+    /// What the policies of its latest judgement say of the peer; the evaluator replaces it when they have changed.
+    pub(crate) standing: RefCell<Standing>,
 }
 
 /// Carries one connection to the mesh listener to its end. `port` is the original destination's, where that is known.
@@ -223,7 +227,8 @@ fn begin(
         port: port.port.number(),
         opened_ms: clock::unix_ms(),
     });
-    Call { peer, port, service, admission, registration }
+    let standing = RefCell::new(worker.applied().policy.standing(&peer.facts()));
+    Call { peer, port, service, admission, registration, standing }
 }
 
 #[cfg(test)]

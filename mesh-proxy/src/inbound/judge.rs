@@ -16,7 +16,6 @@ use mesh_proto::matching::Fields;
 use mesh_proto::name::Port;
 use mesh_proto::policy::evaluate::{self, DenyReason, HttpFacts, Request, RuleRef};
 use mesh_proto::policy::model::Protocol;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +76,7 @@ pub(crate) fn admit<'a>(
 ) -> Result<Admitted<'a>, Refuse> {
     let subject = if question.http.is_some() { Subject::Request } else { Subject::Tunnel };
     with_request(call, question, |request| {
-        let (app, by) = authorize(inbound, applied, call.port.app, request)?;
+        let (app, by) = authorize(inbound, applied, call, request)?;
         let grant = match applied.limits.is_empty() {
             true => Grant::default(),
             false => applied.limits.admit(request, subject, call.peer.ip, now).map_err(limited)?,
@@ -112,24 +111,36 @@ pub(crate) fn may_go_on(applied: &Applied, call: &Call, question: Question<'_>) 
     if !call.peer.is_believed(applied) {
         return Err(Refusal::Quarantined.into());
     }
-    with_request(call, question, |request| match applied.policy.authorize(request).outcome {
+    with_request(call, question, |request| match verdict(applied, call, request).outcome {
         evaluate::Outcome::Allowed { .. } => Ok(()),
         evaluate::Outcome::Denied(denial) => Err(denied(applied, denial)),
     })
 }
 
+/// Why nothing that the caller could still say is allowed on its port, whatever it speaks.
+pub(crate) fn hopeless(applied: &Applied, call: &Call) -> Option<Refuse> {
+    let now = clock::since_epoch().as_secs();
+    let denial = applied.policy.hopeless(&call.peer.facts(), call.port.port, now)?;
+    Some(denied(applied, denial))
+}
+
+/// Asks the evaluator; who calls was looked up when the connection began, or when the policies changed.
+fn verdict(applied: &Applied, call: &Call, request: &Request<'_>) -> evaluate::Verdict {
+    applied.policy.authorize_as(&mut call.standing.borrow_mut(), request)
+}
+
 fn authorize<'a>(
     inbound: &'a Inbound,
     applied: &Applied,
-    app: SocketAddr,
+    call: &Call,
     request: &Request<'_>,
 ) -> Result<(App<'a>, Option<RuleRef>), Refuse> {
-    let verdict = applied.policy.authorize(request);
+    let verdict = verdict(applied, call, request);
     if let Some((mesh_proto::policy::model::Action::Deny, _)) = verdict.audited {
         inbound.worker.shard.audited("denied_by_rule");
     }
     match verdict.outcome {
-        evaluate::Outcome::Allowed { permit, by } => Ok((App::new(inbound, app, permit), by)),
+        evaluate::Outcome::Allowed { permit, by } => Ok((App::new(inbound, call.port.app, permit), by)),
         evaluate::Outcome::Denied(denial) => Err(denied(applied, denial)),
     }
 }

@@ -105,6 +105,10 @@ async fn run(
     match as_tcp {
         Ok(admitted) => both(inbound, call, (near, early), admitted, &mut meter).await.with(meter),
         Err(refuse) => {
+            // Whoever has no rule on this port at all need not say anything first.
+            if let Some(refuse) = judge::hopeless(&inbound.worker.applied(), call) {
+                return (TCP, meter, Err(refuse));
+            }
             if !tls_might_pass(inbound, call) {
                 return (TCP, meter, Err(refuse));
             }

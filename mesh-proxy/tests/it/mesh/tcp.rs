@@ -89,6 +89,40 @@ async fn only_tls_means_only_tls() {
     assert!(heard.is_empty(), "{heard:?}");
 }
 
+/// Nothing says when the caller of a server that speaks first would begin to speak.
+#[tokio::test]
+async fn a_silent_caller_without_any_rule_is_refused_without_a_word() {
+    // Somebody else may come with a TLS of its own, so a caller's server name may matter on this port.
+    let named = Operation { sni: vec!["db.example".parse().unwrap()], ..Operation::default() };
+    let rules = vec![policy("db", Action::Allow, "somebody-else", vec![named])];
+    let pair = Pair::start(apps::banner().await, rules).await;
+    let _silent = TcpStream::connect(pair.web.to()).await.unwrap();
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"no_rule_allows\"}").await;
+}
+
+#[tokio::test]
+async fn a_silent_caller_that_may_come_with_tls_is_heard() {
+    let by_name = Operation { sni: vec!["db.example".parse().unwrap()], ..Operation::default() };
+    let rules = vec![policy("db", Action::Allow, "web", vec![by_name])];
+    let pair = Pair::start(apps::echo().await, rules).await;
+    let mut stream = TcpStream::connect(pair.web.to()).await.unwrap();
+    // The far side has the connection and waits for its first bytes.
+    pair.api.metric("mesh_connections_total{direction=\"inbound\",tls=\"mutual\"} 1").await;
+    let name = b"db.example";
+    let mut extension = vec![0, 0, 0, name.len() as u8 + 5, 0, name.len() as u8 + 3, 0, 0, name.len() as u8];
+    extension.extend(name);
+    let mut body = vec![3, 3];
+    body.extend([7; 32]);
+    body.extend([0, 0, 2, 0x13, 1, 1, 0, 0, extension.len() as u8]);
+    body.extend(extension);
+    let mut named = vec![0x16, 3, 1, 0, body.len() as u8 + 4, 1, 0, 0, body.len() as u8];
+    named.extend(body);
+    stream.write_all(&named).await.unwrap();
+    let mut echoed = vec![0; named.len()];
+    soon("the echo", stream.read_exact(&mut echoed)).await.unwrap();
+    assert_eq!(echoed, named);
+}
+
 #[tokio::test]
 async fn a_port_declared_for_requests_takes_no_other_bytes() {
     let control = Control::start();
