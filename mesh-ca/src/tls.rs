@@ -26,7 +26,7 @@ use std::sync::Arc;
 mod handshake;
 mod verifier;
 pub use handshake::{Secured, accept, accept_control, agreed, connect, connect_control};
-use verifier::{Expectation, PinnedVerifier, Presented, Verifier};
+use verifier::{Presented, Trust, Verifier};
 
 /// ALPN of the control plane's port: gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
@@ -105,7 +105,7 @@ impl Credentials {
     /// As [`server_config`](Self::server_config).
     pub fn client_config(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = self.verifier(Role::Server, Some(expected.clone()))?;
-        client_config(Arc::new(verifier), Some(self.svid.clone()), alpn.as_bytes())
+        client_config(verifier, Some(self.svid.clone()), alpn.as_bytes())
     }
 
     /// For the control plane's port: ALPN `h2`; a client certificate is verified if there is one.
@@ -128,7 +128,7 @@ impl Credentials {
     /// As [`server_config`](Self::server_config).
     pub fn control_client_config(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = self.verifier(Role::Server, Some(expected.clone()))?;
-        client_config(Arc::new(verifier), Some(self.svid.clone()), ALPN_H2)
+        client_config(verifier, Some(self.svid.clone()), ALPN_H2)
     }
 
     fn verifier(&self, role: Role, expected: Option<SpiffeId>) -> Result<Verifier, TlsError> {
@@ -137,7 +137,7 @@ impl Credentials {
             return Err(TlsError::NoBundle(domain));
         }
         let (bundles, revocations) = (self.bundles.clone(), self.revocations.clone());
-        Ok(Verifier::new(bundles, revocations, Expectation { role, expected }))
+        Ok(Verifier::new(Trust::Bundles { bundles, revocations, expected }, role))
     }
 }
 
@@ -150,7 +150,7 @@ pub fn pinned_client_config(
     root_sha256: [u8; 32],
     trust_domain: Option<TrustDomain>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    client_config(Arc::new(PinnedVerifier::new(root_sha256, trust_domain)), None, ALPN_H2)
+    client_config(Verifier::new(Trust::Pinned { root_sha256, trust_domain }, Role::Server), None, ALPN_H2)
 }
 
 /// The name for one port of one service: `<port>.<service>.<namespace>.<trust-domain>`.
@@ -231,7 +231,7 @@ fn server_config(verifier: Verifier, presented: Presented) -> Result<Arc<ServerC
 }
 
 fn client_config(
-    verifier: Arc<dyn rustls::client::danger::ServerCertVerifier>,
+    verifier: Verifier,
     svid: Option<Arc<Svid>>,
     alpn: &[u8],
 ) -> Result<Arc<ClientConfig>, TlsError> {
@@ -239,7 +239,7 @@ fn client_config(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(TlsError::Setup)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
+        .with_custom_certificate_verifier(Arc::new(verifier));
     let mut config = match svid {
         Some(svid) => {
             builder.with_client_cert_resolver(Arc::new(Presented::new(svid.certified().clone(), vec![])))

@@ -1,6 +1,6 @@
-//! The rustls side of `verify`: one verifier for both roles, one for a pinned root, and what we present.
+//! The rustls side of `verify`: one verifier for both roles and for a pinned root, and what we present.
 
-use crate::bundle::{Root, TrustBundles};
+use crate::bundle::TrustBundles;
 use crate::verify::{self, Judge, PeerError, Role, into_rustls};
 use crate::x509::sha256;
 use mesh_proto::config::{self, Revocations};
@@ -29,31 +29,39 @@ pub(super) static HANDSHAKE_SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSuppor
     ],
 };
 
-/// Whom a verifier will believe.
+/// Whom a verifier believes.
 #[derive(Debug)]
-pub(super) struct Expectation {
-    /// What the presenter does in the handshake.
-    pub(super) role: Role,
-    /// `None`: anybody a bundle vouches for.
-    pub(super) expected: Option<SpiffeId>,
+pub(super) enum Trust {
+    /// Whom the bundles vouch for and nobody has revoked.
+    Bundles {
+        /// The roots of each trust domain.
+        bundles: Arc<TrustBundles>,
+        /// Who is out all the same.
+        revocations: Arc<Revocations>,
+        /// The one identity that will do; `None`: any.
+        expected: Option<SpiffeId>,
+    },
+    /// The control plane below one root, which is known by its SHA-256 and sent by the server.
+    Pinned {
+        /// Of the root's certificate.
+        root_sha256: [u8; 32],
+        /// The one domain that will do; `None`: the one that the root vouches for.
+        trust_domain: Option<TrustDomain>,
+    },
 }
 
-/// Verifies a peer by bundles and revocations, in either role.
+/// Verifies a peer, in either role.
 #[derive(Debug)]
 pub(super) struct Verifier {
-    bundles: Arc<TrustBundles>,
-    revocations: Arc<Revocations>,
-    expectation: Expectation,
+    trust: Trust,
+    /// What the presenter does in the handshake.
+    role: Role,
     mandatory: bool,
 }
 
 impl Verifier {
-    pub(super) fn new(
-        bundles: Arc<TrustBundles>,
-        revocations: Arc<Revocations>,
-        expectation: Expectation,
-    ) -> Self {
-        Self { bundles, revocations, expectation, mandatory: false }
+    pub(super) fn new(trust: Trust, role: Role) -> Self {
+        Self { trust, role, mandatory: false }
     }
 
     /// Refuses clients without a certificate.
@@ -61,24 +69,47 @@ impl Verifier {
         Self { mandatory: true, ..self }
     }
 
-    fn judge(
+    fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), rustls::Error> {
-        let judge = Judge {
-            bundles: &self.bundles,
-            revocations: &self.revocations,
-            role: self.expectation.role,
-            expected: self.expectation.expected.as_ref(),
-        };
-        judge.verify(&whole(leaf, intermediates), now).map(|_| ()).map_err(into_rustls)
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(intermediates).cloned().collect();
+        self.judge(&chain, now).map_err(into_rustls)
+    }
+
+    fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
+        let role = self.role;
+        match &self.trust {
+            Trust::Bundles { bundles, revocations, expected } => {
+                Judge { bundles, revocations, role, expected: expected.as_ref() }.verify(chain, now)
+            }
+            Trust::Pinned { root_sha256, trust_domain } => {
+                let claimed = verify::peer_identity(chain)?.id.trust_domain();
+                if trust_domain.as_ref().is_some_and(|wanted| *wanted != claimed) {
+                    return Err(PeerError::WrongTrustDomain);
+                }
+                let bundles = &pinned_bundles(chain, *root_sha256, &claimed)?;
+                let control = super::control_identity(&claimed);
+                let revocations = &Revocations::default();
+                Judge { bundles, revocations, role, expected: Some(&control) }.verify(chain, now)
+            }
+        }
+        .map(|_| ())
     }
 }
 
-fn whole<'a>(leaf: &CertificateDer<'a>, intermediates: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
-    std::iter::once(leaf).chain(intermediates).cloned().collect()
+/// The bundle of `domain` with nothing but the pinned root, if the peer has sent it and it may vouch for that domain.
+fn pinned_bundles(
+    chain: &[CertificateDer<'_>],
+    root_sha256: [u8; 32],
+    domain: &TrustDomain,
+) -> Result<TrustBundles, PeerError> {
+    let pinned = chain.iter().find(|der| sha256(der) == root_sha256).ok_or(PeerError::UnknownIssuer)?;
+    let bundle = config::Bundle { trust_domain: domain.clone(), roots: vec![pinned.to_vec()], sequence: 0 };
+    let bundles = BTreeMap::from([(domain.clone(), bundle)]);
+    TrustBundles::from_config(&bundles).map_err(|_| PeerError::UnknownIssuer)
 }
 
 /// TLS 1.2 is never offered, so nobody can ask for it.
@@ -95,7 +126,7 @@ impl ServerCertVerifier for Verifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(leaf, intermediates, now).map(|()| ServerCertVerified::assertion())
+        self.verify(leaf, intermediates, now).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -137,78 +168,7 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(leaf, intermediates, now).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(no_tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &HANDSHAKE_SIGNATURES)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        HANDSHAKE_SIGNATURES.supported_schemes()
-    }
-}
-
-/// Believes a chain to one root, known by its SHA-256 and sent by the server, that ends in a control plane.
-#[derive(Debug)]
-pub(super) struct PinnedVerifier {
-    root_sha256: [u8; 32],
-    trust_domain: Option<TrustDomain>,
-}
-
-impl PinnedVerifier {
-    pub(super) fn new(root_sha256: [u8; 32], trust_domain: Option<TrustDomain>) -> Self {
-        Self { root_sha256, trust_domain }
-    }
-
-    fn judge(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), PeerError> {
-        let claimed = verify::peer_identity(chain)?.id.trust_domain();
-        if self.trust_domain.as_ref().is_some_and(|wanted| *wanted != claimed) {
-            return Err(PeerError::WrongTrustDomain);
-        }
-        let pinned =
-            chain.iter().find(|der| sha256(der) == self.root_sha256).ok_or(PeerError::UnknownIssuer)?;
-        Root::read(pinned, &claimed).map_err(|_| PeerError::UnknownIssuer)?;
-        let bundle =
-            config::Bundle { trust_domain: claimed.clone(), roots: vec![pinned.to_vec()], sequence: 0 };
-        let bundles = TrustBundles::from_config(&BTreeMap::from([(claimed.clone(), bundle)]))
-            .map_err(|_| PeerError::UnknownIssuer)?;
-        let expected = super::control_identity(&claimed);
-        let judge = Judge {
-            bundles: &bundles,
-            revocations: &Revocations::default(),
-            role: Role::Server,
-            expected: Some(&expected),
-        };
-        judge.verify(chain, now).map(|_| ())
-    }
-}
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(&whole(leaf, intermediates), now).map_err(into_rustls)?;
-        Ok(ServerCertVerified::assertion())
+        self.verify(leaf, intermediates, now).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
