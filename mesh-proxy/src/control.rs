@@ -3,7 +3,7 @@
 //! Used by `discovery` and by `observe::telemetry`, each with a connection of its own. It never says anything itself.
 
 use mesh_ca::client::Identity;
-use mesh_ca::tls::control_server_name;
+use mesh_ca::tls::connect_control;
 use rustls::ClientConfig;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -85,8 +85,8 @@ impl Link {
             async move {
                 let stream = tokio::net::TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                let tls =
-                    tokio_rustls::TlsConnector::from(config).connect(control_server_name(), stream).await?;
+                // Also makes sure that what answers speaks gRPC (ALPN `h2`), and not something else behind the same name.
+                let tls = connect_control(config, stream).await?;
                 Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tls))
             }
         });
