@@ -4,13 +4,14 @@
 //! |---|---|
 //! | the control plane's own user (the owner) and root | everything |
 //! | a uid bound to `viewer` | look: get, status, history, diff, explain, edges, identities, audit, dry runs |
-//! | `operator` | look; create join tokens, take backups |
+//! | `operator` | look; take backups |
 //! | `policy-author` | look; apply, delete, roll back |
 //! | `ca-admin` | look; rotate and revoke |
 //! | any other uid | nothing (it can still get the certificate of a `Workload` that names it) |
 //!
 //! What decides over the mesh itself stays with the owner and root, whoever holds a role: otherwise a policy author could
-//! bind himself to every other role, or a workload's identity to his own uid. See [`is_owners_alone`].
+//! bind himself to every other role, or a workload's identity to his own uid. See [`is_owners_alone`]. Join tokens are of that
+//! kind too: whoever makes one can be any workload.
 
 use crate::admin::users;
 use mesh_ca::authority::attest::{Caller, UnixCaller};
@@ -68,7 +69,7 @@ impl Actor {
         let role = roles.first().copied().unwrap_or("viewer");
         let verb = match action {
             AdminAction::View => "look at this mesh",
-            AdminAction::Operate => "create join tokens or take backups",
+            AdminAction::Operate => "take backups",
             AdminAction::Author => "change resources",
             AdminAction::Certify => "rotate or revoke certificates",
         };

@@ -148,8 +148,12 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Answer<v1::CreateJoinTokenResponse> {
-        let actor = self.caller(&request, "create join token", Operate)?;
-        let done = self.control.create_join_token(&actor, request.into_inner()).await;
+        // A token for an identity is that identity.
+        let actor = Actor::of(&request, self.control.owner)?;
+        let done = match actor.require_owner("make join tokens") {
+            Ok(()) => self.control.create_join_token(&actor, request.into_inner()).await,
+            Err(refused) => Err(refused),
+        };
         self.judged(&actor, "create join token", done)
     }
 

@@ -58,13 +58,25 @@ async fn another_user_may_do_what_its_role_says_and_is_told_what_is_missing() {
     );
     let role = "apiVersion: meshctl.io/v1alpha1\nkind: Role\nmetadata: {name: authors}\nspec: {admin: policy-author}\n---\n\
                 apiVersion: meshctl.io/v1alpha1\nkind: RoleBinding\nmetadata: {name: authors}\n\
-                spec: {role: authors, subjects: [{uid: 4242}]}\n";
+                spec: {role: authors, subjects: [{uid: 4242}]}\n---\n\
+                apiVersion: meshctl.io/v1alpha1\nkind: Role\nmetadata: {name: operators}\nspec: {admin: operator}\n---\n\
+                apiVersion: meshctl.io/v1alpha1\nkind: RoleBinding\nmetadata: {name: operators}\n\
+                spec: {role: operators, subjects: [{uid: 4246}]}\n";
     plane.apply(role).await.unwrap();
     let policy = crate::plane::documents(&crate::plane::allow("web", "payments"));
     let admin_role = crate::plane::documents(
         "apiVersion: meshctl.io/v1alpha1\nkind: RoleBinding\nmetadata: {name: more}\n\
          spec: {role: authors, subjects: [{uid: 4243}]}\n",
     );
+    let as_operator = as_user(4246, socket.clone(), |socket| async move {
+        let mut admin = AdminClient::new(socket_channel(socket).await);
+        let token = v1::CreateJoinTokenRequest { service_account: "payments".into(), ..Default::default() };
+        (code(admin.backup(v1::BackupRequest {}).await), admin.create_join_token(token).await.unwrap_err())
+    });
+    assert_eq!(as_operator.0, Code::Ok);
+    let refused = as_operator.1;
+    assert_eq!(refused.code(), Code::PermissionDenied, "a token for an identity is that identity");
+    assert!(refused.message().contains("uid 4246 may not make join tokens"), "{refused:?}");
     let codes = as_user(STRANGER, socket, |socket| async move {
         let mut admin = AdminClient::new(socket_channel(socket).await);
         vec![

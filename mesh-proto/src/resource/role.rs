@@ -32,7 +32,7 @@ pub enum Grants {
 pub enum AdminRole {
     /// Look at everything that is not secret.
     Viewer,
-    /// Enrol machines, take backups.
+    /// Take backups.
     Operator,
     /// Apply, delete and roll back resources.
     PolicyAuthor,
@@ -75,7 +75,7 @@ impl AdminRole {
 pub enum AdminAction {
     /// Read: get, status, history, diff, explain, edges, identities, audit, dry runs.
     View,
-    /// Create join tokens, take backups.
+    /// Take backups.
     Operate,
     /// Change resources: apply, delete, roll back.
     Author,

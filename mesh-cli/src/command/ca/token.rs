@@ -15,7 +15,7 @@ Examples:
   meshctl ca token --service-account reports
   meshctl ca token --service-account reports --namespace shop --ttl 1h -o json
 
-The token is shown once; the mesh keeps only its hash.";
+The token is shown once; the mesh keeps only its hash. Only root and the mesh's owner can make one.";
 
 /// What `ca token` is told.
 #[derive(Args, Debug)]
