@@ -30,15 +30,17 @@ mod pace;
 mod record;
 mod revoke;
 mod rotation;
+mod serial;
 pub mod server;
 mod state;
 mod status;
 mod stored;
 
 pub use issue::{IssueRefusal, Issued, Order};
-pub use record::IssuedRecord;
-pub use revoke::Revocable;
+pub use record::{Full, IssuedRecord, RecordLimits, Whom};
+pub use revoke::{Revocable, Revocation};
 pub use rotation::{Phase, Progress, ProxyTrust, RotateRoot};
+pub use serial::{Among, SERIAL_DIGITS_MAX, SERIAL_DIGITS_MIN, SerialError, serial_digits};
 pub use status::{AuthorityStatus, CaCertificate, CaState};
 
 use audit::{Event, Journal};
@@ -97,6 +99,8 @@ pub struct AuthorityConfig {
     /// How long a rotation waits for a workload that has a certificate but is not connected: it may be starting, or
     /// coming back after a restart of the control plane, or it is gone.
     pub absent_grace: Duration,
+    /// How many unexpired certificates there may be.
+    pub record_limits: RecordLimits,
 }
 
 impl AuthorityConfig {
@@ -111,6 +115,7 @@ impl AuthorityConfig {
             brought_root: None,
             backdate: Duration::from_secs(60),
             absent_grace: Duration::from_secs(30),
+            record_limits: RecordLimits::default(),
         }
     }
 }
@@ -261,16 +266,16 @@ impl Authority {
 
     /// What is known of the certificate with this serial, if it is one of ours and not expired.
     pub fn record(&self, serial: &[u8]) -> Option<IssuedRecord> {
-        self.lock().records.by_serial(serial).cloned()
+        self.lock().records.by_serial(serial).map(|record| IssuedRecord::clone(record))
     }
 
     /// The newest unexpired certificate of an instance.
     pub fn newest(&self, id: &SpiffeId, instance: &InstanceName) -> Option<IssuedRecord> {
-        self.lock().records.newest_of(id, instance).cloned()
+        self.lock().records.newest_of(id, instance).map(|record| IssuedRecord::clone(record))
     }
 
     /// The unexpired certificates that were issued, oldest first.
-    pub fn issued(&self) -> Vec<IssuedRecord> {
+    pub fn issued(&self) -> Vec<Arc<IssuedRecord>> {
         self.lock().records.all().cloned().collect()
     }
 

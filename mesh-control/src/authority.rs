@@ -75,7 +75,7 @@ impl CertificateAuthority {
     }
 
     /// Certificates that have not expired.
-    pub(crate) fn records(&self) -> Vec<IssuedRecord> {
+    pub(crate) fn records(&self) -> Vec<Arc<IssuedRecord>> {
         self.authority.issued()
     }
 
@@ -90,6 +90,7 @@ impl CertificateAuthority {
         let newest = || self.newest(workload).map(|record| record.serial);
         let first = || state.peer.serials.first().cloned();
         ProxyTrust {
+            id: workload.id.clone(),
             instance: workload.instance.clone(),
             bundle_sequence: state.confirmed.bundle_sequence,
             svid_root: None,

@@ -7,7 +7,7 @@
 pub mod join_token;
 pub mod unix_peer;
 
-use super::{Authority, AuthorityError};
+use super::{Authority, AuthorityError, IssuedRecord};
 use crate::tls::CONTROL_NAMESPACE;
 use crate::verify::PeerIdentity;
 use mesh_proto::identity::SpiffeId;
@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+pub use join_token::Bearer;
 pub use unix_peer::{Owners, UnixCaller};
 
 /// Who is at the other end of a connection to the control plane, as the transport knows it.
@@ -95,8 +96,15 @@ pub enum AttestError {
         asked: InstanceName,
     },
     /// The certificate was good when the connection was made, and is not any more.
-    #[error("the certificate that {0} connected with has expired or is revoked; it needs other evidence")]
+    #[error(
+        "the certificate that {0} connected with has expired or is revoked, so it is no evidence any more; start again with a new token: meshctl ca token{whom}", whom = for_whom(.0)
+    )]
     Stale(SpiffeId),
+    /// What the certificate was issued on is not known, and its identity is a local user's.
+    #[error(
+        "there is no record of the certificate of {0}, and a Workload resource gives that identity to a local user; ask on the control plane's machine, or with a new token: meshctl ca token{whom}", whom = for_whom(.0)
+    )]
+    Unrecorded(SpiffeId),
     /// The authority could not note that the token is used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -125,22 +133,25 @@ pub(super) fn attest(
         (Caller::Tls(_), Some(Evidence::UnixPeer(_))) => {
             Err(AttestError::WrongDoor("Unix credentials are evidence on the Unix socket only"))
         }
-        (_, Some(Evidence::JoinToken(v1::JoinToken { token }))) => {
-            authority.redeem_join_token(token, claim.key_sha256, now)
-        }
+        (_, Some(Evidence::JoinToken(v1::JoinToken { token }))) => authority.redeem_join_token(
+            token,
+            &Bearer { key_sha256: claim.key_sha256, instance: claim.instance },
+            now,
+        ),
         (Caller::Tls(TlsCaller { peer: Some(peer), .. }), None) => {
-            renew(authority, peer, claim.instance, now)
+            renew(authority, owners, (peer, claim.instance), now)
         }
         (_, None) => Err(AttestError::NoEvidence),
     }?;
     if is_reserved(&attested.id) { Err(AttestError::Reserved) } else { Ok(attested) }
 }
 
-/// An SVID renews itself: same identity, same instance. The handshake may have been long ago, so it is judged again.
+/// An SVID renews itself: same identity, same instance, and what it was first issued on would be enough today. The handshake
+/// may have been long ago, so it is judged again.
 fn renew(
     authority: &Authority,
-    peer: &PeerIdentity,
-    instance: &InstanceName,
+    owners: &Owners<'_>,
+    (peer, instance): (&PeerIdentity, &InstanceName),
     now: SystemTime,
 ) -> Result<Attested, AttestError> {
     if peer.not_after < now || peer.is_revoked(&authority.revocations()) {
@@ -150,8 +161,66 @@ fn renew(
         let certified = peer.instance.as_ref().map_or_else(|| peer.id.to_string(), ToString::to_string);
         return Err(AttestError::OtherInstance { certified, asked: instance.clone() });
     }
-    let serial = peer.serials.first().map(|serial| crate::x509::hex(serial)).unwrap_or_default();
-    Ok(Attested { id: peer.id.clone(), attestor: format!("svid serial={serial}") })
+    let serial = peer.serials.first().map(Vec::as_slice).unwrap_or_default();
+    let mut attestor = format!("svid serial={}", crate::x509::hex(serial));
+    match authority.record(serial) {
+        Some(record) => {
+            if let Origin::Unix { uid } = record.origin() {
+                // The identity may have been given to another user meanwhile.
+                unix_peer::attest(UnixCaller { uid, pid: None }, owners, &peer.id)?;
+            }
+            attestor.push_str(FROM);
+            attestor.push_str(record.evidence());
+        }
+        // A crash has lost the record: a machine that joined must not suffer from that.
+        None if (owners.named)(&peer.id).is_none() => {}
+        None => return Err(AttestError::Unrecorded(peer.id.clone())),
+    }
+    Ok(Attested { id: peer.id.clone(), attestor })
+}
+
+/// Joins an SVID as evidence and what that was issued on.
+const FROM: &str = " from ";
+
+/// What a certificate goes back to, through however many renewals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The kernel said that this user asked.
+    Unix {
+        /// Which.
+        uid: u32,
+    },
+    /// A join token. Nothing else can bring its holder back.
+    JoinToken,
+    /// Something else, or not known.
+    Other,
+}
+
+impl IssuedRecord {
+    /// The evidence at the beginning, in words.
+    fn evidence(&self) -> &str {
+        self.attestor.rsplit_once(FROM).map_or(&*self.attestor, |(_, evidence)| evidence)
+    }
+
+    /// What it goes back to.
+    pub fn origin(&self) -> Origin {
+        let evidence = self.evidence();
+        let uid =
+            evidence.strip_prefix("unix_peer uid=").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        match uid {
+            Some(uid) => Origin::Unix { uid },
+            None if evidence.starts_with("join_token ") => Origin::JoinToken,
+            None => Origin::Other,
+        }
+    }
+}
+
+/// The options of `meshctl ca token` for an identity.
+fn for_whom(id: &SpiffeId) -> String {
+    match id.workload() {
+        Some((namespace, account)) => format!(" --namespace {namespace} --service-account {account}"),
+        None => String::new(),
+    }
 }
 
 fn workload(authority: &Authority, names: &v1::UnixPeer) -> Result<SpiffeId, AttestError> {

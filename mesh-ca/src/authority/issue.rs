@@ -10,9 +10,10 @@
 
 use super::audit::Event;
 use super::keys::{Span, public_key_of_request};
-use super::record::IssuedRecord;
+use super::record::{Full, IssuedRecord, Whom};
 use super::state::Core;
 use super::{Authority, AuthorityError, Inner, SVID_LIFETIME_MIN};
+use crate::tls::control_identity;
 use crate::x509::hex;
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
@@ -64,16 +65,18 @@ pub enum IssueRefusal {
     #[error("the identity {0} is revoked; undo it with: meshctl ca revoke {0} --undo")]
     Revoked(SpiffeId),
     /// Too many in too short a time.
-    #[error("{id} asks for certificates too fast; wait {wait:?}")]
+    #[error("{id} asks for certificates too fast (now for {instance}); wait {wait:?}")]
     TooFast {
         /// Who.
         id: SpiffeId,
+        /// For which instance.
+        instance: InstanceName,
         /// How long until the next.
         wait: Duration,
     },
     /// More certificates are unexpired than can be kept track of.
-    #[error("too many certificates are in use ({0}); shorten their life or wait until some have expired")]
-    Full(usize),
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The authority itself cannot.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -95,13 +98,7 @@ impl Authority {
         if inner.core.revoked.has_identity(order.id) {
             return Err(IssueRefusal::Revoked(order.id.clone()));
         }
-        if inner.records.is_full() {
-            return Err(IssueRefusal::Full(super::record::RECORDS_MAX));
-        }
-        inner
-            .pace
-            .take(order.id, now)
-            .map_err(|wait| IssueRefusal::TooFast { id: order.id.clone(), wait })?;
+        self.admit(&mut inner, order, now)?;
         let renewed = self.renew_intermediate_if_due(&mut inner, now);
         let issuing = inner.core.issuing.clone();
         let facts = &issuing.signer.facts;
@@ -145,6 +142,22 @@ impl Authority {
             issuer: issuing.signer.facts.subject.clone(),
             reissue_epoch: inner.core.reissue_epoch,
         })
+    }
+
+    /// Whether there is room for one more certificate, and its asker is not too fast.
+    ///
+    /// The control plane is always admitted: it asks only itself, and without a certificate of its own nobody could ask it.
+    fn admit(&self, inner: &mut Inner, order: &Order<'_>, now: SystemTime) -> Result<(), IssueRefusal> {
+        let Order { id, instance, .. } = *order;
+        if *id == control_identity(&self.config.trust_domain) {
+            return Ok(());
+        }
+        inner.records.room_for(id, instance, &self.config.record_limits)?;
+        match inner.records.knows(id, instance) {
+            Whom::Known => inner.pace.take_renewal((id.clone(), instance.clone()), now),
+            Whom::New => inner.pace.take_new(id, now),
+        }
+        .map_err(|wait| IssueRefusal::TooFast { id: id.clone(), instance: instance.clone(), wait })
     }
 
     /// Makes a new issuing intermediate when a third of its life is left, or it is revoked. Says whether it did.

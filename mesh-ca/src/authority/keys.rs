@@ -24,7 +24,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// Serials are this long: 120 random bits under a first byte that keeps them positive and without leading zeros
 /// (RFC 5280, 4.1.2.2: at most 20 bytes; CA/Browser Forum: at least 64 random bits).
-const SERIAL_BYTES: usize = 16;
+pub(super) const SERIAL_BYTES: usize = 16;
 
 /// An authority's private key; no `Clone`, `Debug` or serialisation, wiped when dropped.
 pub(super) struct CaKey {

@@ -1,15 +1,97 @@
 //! What has been issued and is not expired: who may be out there with which certificate.
 //!
-//! `issue` adds, `rotation` asks who still depends on an old root, the admin API lists. Kept in memory, saved by
-//! [`tick`](super::Authority::tick) a little later.
+//! `issue` adds, `rotation` asks who still depends on an old root, `revoke` asks what one instance holds, the admin API lists.
+//! Kept in memory, saved by [`tick`](super::Authority::tick) a little later.
+//!
+//! # Why
+//! A certificate without a record could be neither found nor revoked, so nothing is forgotten before it expires; what does
+//! not fit is refused instead. The limits are nested, so that one instance cannot use up its identity's room, nor one
+//! identity that of the mesh; and a fifth of each is kept for instances that hold a certificate already, since a
+//! workload that cannot renew fails, while one that cannot start is seen at once.
 
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The most records: a day of 5,000 workloads that renew every half hour, some 100 MiB. Beyond it nothing is issued.
-pub(super) const RECORDS_MAX: usize = 250_000;
+/// How many unexpired certificates there may be. Renewals by instances that hold one already may use all of it, new
+/// instances four fifths. The control plane's own certificates are never refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordLimits {
+    /// Of the whole mesh.
+    pub mesh: usize,
+    /// Of one identity.
+    pub identity: usize,
+    /// Of one instance of one identity.
+    pub instance: usize,
+}
+
+impl Default for RecordLimits {
+    /// The mesh: 5,000 workloads that renew every half hour for a day, some 100 MiB. An identity: a tenth, that is 5,000
+    /// replicas with five certificates each, or one that ends and starts again every five seconds. An instance: a renewal every
+    /// three minutes of a day; all of them fit into one revocation.
+    fn default() -> Self {
+        Self { mesh: 250_000, identity: 25_000, instance: 500 }
+    }
+}
+
+/// Which limit leaves no room for one more certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The instance's own.
+    #[error(
+        "the instance {instance} of {id} has {most} certificates that have not expired, the most for one instance; wait until some have, or give it another name (--instance)"
+    )]
+    Instance {
+        /// Whose.
+        id: SpiffeId,
+        /// Which.
+        instance: InstanceName,
+        /// The limit.
+        most: usize,
+    },
+    /// The identity's.
+    #[error(
+        "{id} has {most} certificates that have not expired, the most for {whom} of one identity; wait until some have, or shorten their life with: meshctl up --svid-lifetime"
+    )]
+    Identity {
+        /// Whose.
+        id: SpiffeId,
+        /// The limit.
+        most: usize,
+        /// New instances or known ones.
+        whom: Whom,
+    },
+    /// The mesh's.
+    #[error(
+        "the mesh has {most} certificates that have not expired, the most for {whom}; wait until some have, or shorten their life with: meshctl up --svid-lifetime"
+    )]
+    Mesh {
+        /// The limit.
+        most: usize,
+        /// New instances or known ones.
+        whom: Whom,
+    },
+}
+
+/// Whether an instance holds an unexpired certificate already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// It holds none.
+    New,
+    /// It renews.
+    Known,
+}
+
+impl std::fmt::Display for Whom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::New => "new instances",
+            Self::Known => "instances",
+        })
+    }
+}
 
 /// One issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,14 +119,23 @@ pub struct IssuedRecord {
 /// Who holds certificates: one instance of one identity.
 pub(super) type Holder = (SpiffeId, InstanceName);
 
+/// What one holder has.
+#[derive(Default)]
+struct Held {
+    /// In the order of issue; never empty.
+    orders: Vec<u64>,
+    /// When it was last known to be connected.
+    seen: Option<SystemTime>,
+}
+
 /// All records, by order of issue, with two ways to find one.
 #[derive(Default)]
 pub(super) struct Records {
-    by_order: BTreeMap<u64, IssuedRecord>,
+    by_order: BTreeMap<u64, Arc<IssuedRecord>>,
     by_serial: HashMap<Vec<u8>, u64>,
-    newest: BTreeMap<Holder, u64>,
-    /// When an instance was last known to be connected.
-    seen: BTreeMap<InstanceName, SystemTime>,
+    holders: BTreeMap<Holder, Held>,
+    /// How many each identity has.
+    of_identity: BTreeMap<SpiffeId, usize>,
     next: u64,
     unsaved: bool,
     /// All that were ever issued.
@@ -57,8 +148,10 @@ impl Records {
         let order = self.next;
         self.next = self.next.saturating_add(1);
         self.by_serial.insert(record.serial.clone(), order);
-        self.newest.insert((record.id.clone(), record.instance.clone()), order);
-        self.by_order.insert(order, record);
+        self.holders.entry((record.id.clone(), record.instance.clone())).or_default().orders.push(order);
+        let count = self.of_identity.entry(record.id.clone()).or_default();
+        *count = count.saturating_add(1);
+        self.by_order.insert(order, Arc::new(record));
         self.total = self.total.saturating_add(1);
         self.unsaved = true;
     }
@@ -67,59 +160,102 @@ impl Records {
         self.by_order.len()
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.len() >= RECORDS_MAX
+    /// Whether a holder has an unexpired certificate.
+    pub(super) fn knows(&self, id: &SpiffeId, instance: &InstanceName) -> Whom {
+        if self.holders.contains_key(&(id.clone(), instance.clone())) { Whom::Known } else { Whom::New }
+    }
+
+    /// Whether one more certificate of this holder fits.
+    pub(super) fn room_for(
+        &self,
+        id: &SpiffeId,
+        instance: &InstanceName,
+        limits: &RecordLimits,
+    ) -> Result<(), Full> {
+        let whom = self.knows(id, instance);
+        let most = |all: usize| match whom {
+            Whom::Known => all,
+            Whom::New => all.saturating_sub(all / 5),
+        };
+        let of_instance = self.of_holder(id, instance).count();
+        let of_identity = self.of_identity.get(id).copied().unwrap_or_default();
+        if of_instance >= limits.instance {
+            return Err(Full::Instance { id: id.clone(), instance: instance.clone(), most: limits.instance });
+        }
+        if of_identity >= most(limits.identity) {
+            return Err(Full::Identity { id: id.clone(), most: most(limits.identity), whom });
+        }
+        if self.len() >= most(limits.mesh) {
+            return Err(Full::Mesh { most: most(limits.mesh), whom });
+        }
+        Ok(())
     }
 
     /// In the order of issue.
-    pub(super) fn all(&self) -> impl Iterator<Item = &IssuedRecord> {
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<IssuedRecord>> {
         self.by_order.values()
     }
 
-    pub(super) fn by_serial(&self, serial: &[u8]) -> Option<&IssuedRecord> {
+    pub(super) fn by_serial(&self, serial: &[u8]) -> Option<&Arc<IssuedRecord>> {
         self.by_order.get(self.by_serial.get(serial)?)
     }
 
+    /// All records of one holder, in the order of issue.
+    pub(super) fn of_holder(
+        &self,
+        id: &SpiffeId,
+        instance: &InstanceName,
+    ) -> impl Iterator<Item = &Arc<IssuedRecord>> {
+        let held = self.holders.get(&(id.clone(), instance.clone()));
+        held.into_iter().flat_map(|held| &held.orders).filter_map(|order| self.by_order.get(order))
+    }
+
     /// The newest record of one holder.
-    pub(super) fn newest_of(&self, id: &SpiffeId, instance: &InstanceName) -> Option<&IssuedRecord> {
-        self.by_order.get(self.newest.get(&(id.clone(), instance.clone()))?)
+    pub(super) fn newest_of(&self, id: &SpiffeId, instance: &InstanceName) -> Option<&Arc<IssuedRecord>> {
+        let held = self.holders.get(&(id.clone(), instance.clone()))?;
+        self.by_order.get(held.orders.last()?)
     }
 
     /// The newest record of each holder.
     pub(super) fn newest(&self) -> impl Iterator<Item = &IssuedRecord> {
-        self.newest.values().filter_map(|order| self.by_order.get(order))
+        let newest = self.holders.values().filter_map(|held| held.orders.last());
+        newest.filter_map(|order| self.by_order.get(order)).map(|record| &**record)
     }
 
     /// Forgets what has expired.
     pub(super) fn prune(&mut self, now: SystemTime) {
         let expired = |record: &IssuedRecord| record.not_after < now;
-        if !self.by_order.values().any(expired) {
+        if !self.by_order.values().any(|record| expired(record)) {
             return;
         }
-        let (by_serial, newest) = (&mut self.by_serial, &mut self.newest);
-        self.by_order.retain(|order, record| {
+        let Self { by_order, by_serial, holders, of_identity, .. } = self;
+        by_order.retain(|_, record| {
             if !expired(record) {
                 return true;
             }
             by_serial.remove(&record.serial);
-            let holder = (record.id.clone(), record.instance.clone());
-            if newest.get(&holder) == Some(order) {
-                newest.remove(&holder);
+            if let Some(count) = of_identity.get_mut(&record.id) {
+                *count = count.saturating_sub(1);
             }
             false
         });
-        let holders: BTreeSet<&InstanceName> = newest.keys().map(|(_, instance)| instance).collect();
-        self.seen.retain(|instance, _| holders.contains(instance));
+        of_identity.retain(|_, count| *count > 0);
+        holders.retain(|_, held| {
+            held.orders.retain(|order| by_order.contains_key(order));
+            !held.orders.is_empty()
+        });
         self.unsaved = true;
     }
 
-    /// Notes that an instance is connected.
-    pub(super) fn saw(&mut self, instance: &InstanceName, now: SystemTime) {
-        self.seen.insert(instance.clone(), now);
+    /// Notes that a holder is connected.
+    pub(super) fn saw(&mut self, id: &SpiffeId, instance: &InstanceName, now: SystemTime) {
+        if let Some(held) = self.holders.get_mut(&(id.clone(), instance.clone())) {
+            held.seen = Some(now);
+        }
     }
 
-    pub(super) fn last_seen(&self, instance: &InstanceName) -> Option<SystemTime> {
-        self.seen.get(instance).copied()
+    pub(super) fn last_seen(&self, id: &SpiffeId, instance: &InstanceName) -> Option<SystemTime> {
+        self.holders.get(&(id.clone(), instance.clone()))?.seen
     }
 
     pub(super) fn is_unsaved(&self) -> bool {
@@ -130,3 +266,6 @@ impl Records {
         self.unsaved = false;
     }
 }
+
+#[cfg(test)]
+mod tests;

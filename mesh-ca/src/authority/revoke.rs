@@ -2,14 +2,24 @@
 //!
 //! The list goes to every proxy with its snapshot and is asked in each handshake (`verify`) and of live connections.
 //! Entries end when the certificate does; identities stay until taken back.
+//!
+//! # Why
+//! Whoever stole a key can renew its certificate before the theft is seen. So revoking one certificate revokes everything
+//! that its instance holds and has not expired, and voids the join token that the instance came with: what is left to it is to be
+//! attested anew, by the kernel or by a new token.
 
+use super::attest::Origin;
 use super::audit::Event;
+use super::keys::SERIAL_BYTES;
+use super::record::{IssuedRecord, Records};
+use super::serial::SerialError;
 use super::state::Core;
-use super::{Authority, AuthorityError, Inner, SVID_LIFETIME_MAX};
+use super::{Authority, AuthorityError, SVID_LIFETIME_MAX};
 use crate::tls::control_identity;
 use crate::x509::{hex, strip_zeros};
 use mesh_proto::config::Revocations;
 use mesh_proto::identity::SpiffeId;
+use mesh_proto::name::InstanceName;
 use std::time::SystemTime;
 
 /// The most entries of each kind: some 300 KiB in each proxy's snapshot. Beyond it, revoke the identity or the intermediate.
@@ -18,12 +28,30 @@ const REVOKED_MAX: usize = 10_000;
 /// What can be revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Revocable {
-    /// One certificate, leaf or intermediate, by its serial (big-endian).
+    /// One certificate in use, by its serial (big-endian): a leaf with all others of its instance, or an intermediate with
+    /// everything below it.
     Serial(Vec<u8>),
+    /// A certificate that nothing is known of, because its record was lost; by its whole serial.
+    LostSerial(Vec<u8>),
     /// Everything of one identity, and nothing new is issued for it.
     Identity(SpiffeId),
     /// The issuing intermediate in use, with everything below it; a new one takes its place at once.
     Intermediate,
+}
+
+/// What a revocation, or taking one back, has done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Revocation {
+    /// Serials that it listed, or took off the list.
+    pub serials: Vec<Vec<u8>>,
+    /// The instance whose certificates these are.
+    pub holder: Option<(SpiffeId, InstanceName)>,
+    /// On what evidence that instance got the newest of them.
+    pub origin: Option<Origin>,
+    /// Join tokens that are void now.
+    pub tokens: usize,
+    /// Instances that joined with a token and cannot renew any more: each needs a new one.
+    pub locked_out: Vec<(SpiffeId, InstanceName)>,
 }
 
 /// What is revoked.
@@ -83,30 +111,40 @@ impl Core {
 impl Authority {
     /// Revokes; `reason` is for the record. Revoking twice changes nothing.
     ///
-    /// Revoking an intermediate raises the reissue epoch, since everything below it must be replaced.
+    /// Revoking an intermediate raises the reissue epoch, since everything below it must be replaced; so does revoking the
+    /// control plane's own certificate.
     ///
     /// # Errors
-    /// The list is full, the identity is not ours, or the state could not be saved.
-    pub fn revoke(&self, what: &Revocable, reason: &str, now: SystemTime) -> Result<(), AuthorityError> {
+    /// The serial is unknown or a root's, the list is full, the identity is not ours, or the state could not be saved.
+    pub fn revoke(
+        &self,
+        what: &Revocable,
+        reason: &str,
+        now: SystemTime,
+    ) -> Result<Revocation, AuthorityError> {
         let mut inner = self.lock();
         let mut core = inner.core.clone();
-        match what {
+        let done = match what {
             Revocable::Identity(id) => {
                 check_identity(id, &core)?;
                 if core.revoked.has_identity(id) {
-                    return Ok(());
+                    return Ok(Revocation::default());
                 }
                 core.revoked.identities.push(RevokedIdentity { id: id.clone(), reason: reason.to_owned() });
+                Revocation::default()
             }
-            Revocable::Intermediate | Revocable::Serial(_) => {
-                let revoked = self.describe(what, reason, &inner, now)?;
-                if core.revoked.has_serial(&revoked.serial) {
-                    return Ok(());
-                }
-                if revoked.is_intermediate {
-                    core.bump_reissue_epoch();
-                }
-                core.revoked.serials.push(revoked);
+            Revocable::Intermediate => {
+                let serial = core.issuing.signer.facts.serial.clone();
+                self.revoke_serial(&mut core, &inner.records, &serial, now)?
+            }
+            Revocable::Serial(serial) => {
+                self.revoke_serial(&mut core, &inner.records, strip_zeros(serial), now)?
+            }
+            Revocable::LostSerial(serial) => self.revoke_lost(&mut core, strip_zeros(serial), now)?,
+        };
+        for revoked in &mut core.revoked.serials {
+            if done.serials.contains(&revoked.serial) {
+                reason.clone_into(&mut revoked.reason);
             }
         }
         if core.revoked.count() > REVOKED_MAX {
@@ -117,65 +155,154 @@ impl Authority {
         if core.revoked.has_serial(&core.issuing.signer.facts.serial) {
             core.renew_intermediate(&self.config, now)?;
         }
-        self.commit(&mut inner, core, now)?;
-        inner.journal.push(now, Event::Revoked { what: what.to_string(), reason: reason.to_owned() });
-        Ok(())
-    }
-
-    /// The entry for a serial: until when it is needed, and whether others hang on it.
-    fn describe(
-        &self,
-        what: &Revocable,
-        reason: &str,
-        inner: &Inner,
-        now: SystemTime,
-    ) -> Result<RevokedSerial, AuthorityError> {
-        let issuing = &inner.core.issuing.signer.facts;
-        let serial = match what {
-            Revocable::Serial(serial) => strip_zeros(serial).to_vec(),
-            _ => issuing.serial.clone(),
-        };
-        if serial.is_empty() {
-            return Err(AuthorityError::Unacceptable("a serial of zero is nobody's".to_owned()));
+        let is_news = !done.serials.is_empty() || matches!(what, Revocable::Identity(_));
+        if is_news {
+            self.commit(&mut inner, core, now)?;
+            inner.journal.push(now, Event::Revoked { what: what.to_string(), reason: reason.to_owned() });
         }
-        let is_issuing = issuing.serial == serial;
-        let is_intermediate = is_issuing || inner.records.all().any(|record| record.issuer_serial == serial);
-        // An older intermediate, or a certificate whose record is gone: as long as any may live.
-        let longest = SVID_LIFETIME_MAX.max(self.config.intermediate_lifetime);
-        let until = match inner.records.by_serial(&serial) {
-            Some(record) => record.not_after,
-            None if is_issuing => issuing.not_after,
-            None => now.checked_add(longest).unwrap_or(now),
-        };
-        Ok(RevokedSerial { serial, until, is_intermediate, reason: reason.to_owned() })
+        Ok(done)
     }
 
-    /// Takes a revocation back; for an intermediate, the last one that was revoked. Says whether there was one.
+    /// Lists a serial in use, with everything that hangs on it.
+    fn revoke_serial(
+        &self,
+        core: &mut Core,
+        records: &Records,
+        serial: &[u8],
+        now: SystemTime,
+    ) -> Result<Revocation, AuthorityError> {
+        if core.roots.iter().any(|root| root.signer.facts.serial == serial) {
+            return Err(AuthorityError::Unacceptable(SerialError::Root(hex(serial)).to_string()));
+        }
+        if core.revoked.has_serial(serial) {
+            return Ok(Revocation::default());
+        }
+        if let Some(record) = records.by_serial(serial) {
+            return Ok(revoke_holder(core, records, record));
+        }
+        let issuing = &core.issuing.signer.facts;
+        let is_issuing = issuing.serial == serial;
+        if !is_issuing && !records.all().any(|record| record.issuer_serial == serial) {
+            return Err(AuthorityError::Unacceptable(SerialError::Unknown(hex(serial)).to_string()));
+        }
+        let until = if is_issuing { issuing.not_after } else { self.longest_from(now) };
+        core.revoked.serials.push(RevokedSerial {
+            serial: serial.to_vec(),
+            until,
+            is_intermediate: true,
+            reason: String::new(),
+        });
+        core.bump_reissue_epoch();
+        let below = records.newest().filter(|record| record.issuer_serial == serial);
+        let joined = below.filter(|record| record.origin() == Origin::JoinToken);
+        Ok(Revocation {
+            serials: vec![serial.to_vec()],
+            locked_out: joined.map(|record| (record.id.clone(), record.instance.clone())).collect(),
+            ..Revocation::default()
+        })
+    }
+
+    /// Lists a serial that nothing is known of, for as long as any certificate may live.
+    fn revoke_lost(
+        &self,
+        core: &mut Core,
+        serial: &[u8],
+        now: SystemTime,
+    ) -> Result<Revocation, AuthorityError> {
+        if serial.len() != SERIAL_BYTES {
+            return Err(AuthorityError::Unacceptable(format!(
+                "a serial whose record was lost must be whole: {} hexadecimal digits",
+                SERIAL_BYTES * 2
+            )));
+        }
+        if core.revoked.has_serial(serial) {
+            return Ok(Revocation::default());
+        }
+        core.revoked.serials.push(RevokedSerial {
+            serial: serial.to_vec(),
+            until: self.longest_from(now),
+            is_intermediate: false,
+            reason: String::new(),
+        });
+        Ok(Revocation { serials: vec![serial.to_vec()], ..Revocation::default() })
+    }
+
+    /// When everything that may be in use now has ended.
+    fn longest_from(&self, now: SystemTime) -> SystemTime {
+        now.checked_add(SVID_LIFETIME_MAX.max(self.config.intermediate_lifetime)).unwrap_or(now)
+    }
+
+    /// Takes a revocation back; for a leaf, of all certificates of its instance; for an intermediate, the last one that was
+    /// revoked. `None` when there was none. A join token that became void stays so.
     ///
     /// # Errors
     /// The state could not be saved.
-    pub fn undo_revocation(&self, what: &Revocable, now: SystemTime) -> Result<bool, AuthorityError> {
+    pub fn undo_revocation(
+        &self,
+        what: &Revocable,
+        now: SystemTime,
+    ) -> Result<Option<Revocation>, AuthorityError> {
         let mut inner = self.lock();
         let mut core = inner.core.clone();
         let before = core.revoked.count();
+        let mut done = Revocation::default();
         match what {
             Revocable::Identity(id) => core.revoked.identities.retain(|revoked| revoked.id != *id),
-            Revocable::Serial(serial) => {
+            Revocable::Serial(serial) | Revocable::LostSerial(serial) => {
                 let serial = strip_zeros(serial);
-                core.revoked.serials.retain(|revoked| revoked.serial != serial);
+                let mut serials = vec![serial.to_vec()];
+                if let Some(record) = inner.records.by_serial(serial) {
+                    let all = inner.records.of_holder(&record.id, &record.instance);
+                    serials = all.map(|record| record.serial.clone()).collect();
+                    done.holder = Some((record.id.clone(), record.instance.clone()));
+                }
+                if core.revoked.has_serial(serial) {
+                    serials.retain(|serial| core.revoked.has_serial(serial));
+                    core.revoked.serials.retain(|revoked| !serials.contains(&revoked.serial));
+                    done.serials = serials;
+                }
             }
             Revocable::Intermediate => {
                 if let Some(at) = core.revoked.serials.iter().rposition(|revoked| revoked.is_intermediate) {
-                    core.revoked.serials.remove(at);
+                    done.serials.push(core.revoked.serials.remove(at).serial);
                 }
             }
         }
         if core.revoked.count() == before {
-            return Ok(false);
+            return Ok(None);
         }
         self.commit(&mut inner, core, now)?;
         inner.journal.push(now, Event::RevocationUndone { what: what.to_string() });
-        Ok(true)
+        Ok(Some(done))
+    }
+}
+
+/// Lists everything that the holder of a certificate has, and voids its join token.
+fn revoke_holder(core: &mut Core, records: &Records, record: &IssuedRecord) -> Revocation {
+    let IssuedRecord { id, instance, .. } = record;
+    let mut serials = Vec::new();
+    for held in records.of_holder(id, instance) {
+        if !core.revoked.has_serial(&held.serial) {
+            serials.push(held.serial.clone());
+            core.revoked.serials.push(RevokedSerial {
+                serial: held.serial.clone(),
+                until: held.not_after,
+                is_intermediate: false,
+                reason: String::new(),
+            });
+        }
+    }
+    if *id == control_identity(&core.trust_domain) {
+        // Whoever renews must be able to reach it: it has to have a new one at once.
+        core.bump_reissue_epoch();
+    }
+    let newest = records.newest_of(id, instance);
+    Revocation {
+        serials,
+        holder: Some((id.clone(), instance.clone())),
+        origin: newest.map(|record| record.origin()),
+        tokens: core.void_tokens(id, instance),
+        locked_out: Vec::new(),
     }
 }
 
@@ -195,6 +322,7 @@ impl std::fmt::Display for Revocable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Serial(serial) => write!(f, "the certificate {}", hex(serial)),
+            Self::LostSerial(serial) => write!(f, "the unknown certificate {}", hex(serial)),
             Self::Identity(id) => write!(f, "the identity {id}"),
             Self::Intermediate => f.write_str("the issuing intermediate"),
         }

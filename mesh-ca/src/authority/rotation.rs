@@ -19,6 +19,7 @@ use super::record::{IssuedRecord, Records};
 use super::state::{Core, RootEntry, RootState, make_root, next_root};
 use super::{Authority, AuthorityConfig, AuthorityError, Inner, RECORDS_UNSAVED_EACH, RECORDS_UNSAVED_MIN};
 use crate::tls::control_identity;
+use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -77,6 +78,8 @@ pub enum RotateRoot {
 /// What one connected proxy has, as far as the control plane knows.
 #[derive(Debug, Clone)]
 pub struct ProxyTrust {
+    /// Whose identity.
+    pub id: SpiffeId,
     /// Which instance.
     pub instance: InstanceName,
     /// Of the newest bundle it has acknowledged.
@@ -133,7 +136,7 @@ impl Authority {
         let mut inner = self.lock();
         let before = (inner.core.sequence, inner.core.revoked.count(), inner.core.reissue_epoch);
         for proxy in fleet {
-            inner.records.saw(&proxy.instance, now);
+            inner.records.saw(&proxy.id, &proxy.instance, now);
         }
         inner.records.prune(now);
         let intermediate_rotated = match self.renew_intermediate_if_due(&mut inner, now) {
@@ -397,13 +400,15 @@ impl Gate<'_> {
         matters: impl Fn(&IssuedRecord) -> bool,
     ) -> Option<String> {
         let control = control_identity(&self.core.trust_domain);
-        let present: BTreeSet<&InstanceName> = self.fleet.iter().map(|proxy| &proxy.instance).collect();
+        let present: BTreeSet<(&SpiffeId, &InstanceName)> =
+            self.fleet.iter().map(|proxy| (&proxy.id, &proxy.instance)).collect();
+        let is_present = |record: &IssuedRecord| present.contains(&(&record.id, &record.instance));
         let names: BTreeSet<&str> = self
             .records
             .newest()
-            .filter(|record| record.id != control && !present.contains(&record.instance) && matters(record))
+            .filter(|record| record.id != control && !is_present(record) && matters(record))
             .filter(|record| {
-                let seen = self.records.last_seen(&record.instance).unwrap_or(record.issued_at);
+                let seen = self.records.last_seen(&record.id, &record.instance).unwrap_or(record.issued_at);
                 let since = rotation.entered.max(self.opened_at).max(seen).max(record.issued_at);
                 self.now.duration_since(since).unwrap_or_default() < grace
             })

@@ -124,7 +124,9 @@ fn response(
 fn unattested(error: &AttestError) -> Status {
     let text = error.to_string();
     match error {
-        AttestError::NoEvidence | AttestError::Token | AttestError::Stale(_) => Status::unauthenticated(text),
+        AttestError::NoEvidence | AttestError::Token | AttestError::Stale(_) | AttestError::Unrecorded(_) => {
+            Status::unauthenticated(text)
+        }
         AttestError::WrongDoor(_)
         | AttestError::Reserved
         | AttestError::NotOwner { .. }

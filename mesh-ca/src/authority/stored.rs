@@ -86,6 +86,8 @@ struct StoredToken {
     id: String,
     until: u64,
     holder: Option<Bytes>,
+    #[serde(default)]
+    instance: Option<String>,
 }
 
 /// Short names: there may be a hundred thousand of them.
@@ -153,7 +155,7 @@ pub(super) fn encode(core: &Core, records: &Records) -> Zeroizing<Vec<u8>> {
             .collect(),
         tokens: tokens.iter().map(encode_token).collect(),
         issued_total: records.total,
-        issued: records.all().map(encode_record).collect(),
+        issued: records.all().map(|record| encode_record(record)).collect(),
     };
     // Room from the start: growing would leave unwiped copies of the keys behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(
@@ -190,12 +192,13 @@ fn encode_serial(revoked: &RevokedSerial) -> StoredSerial {
 }
 
 fn encode_token(token: &Token) -> StoredToken {
-    let Token { hash, id, until, holder } = token;
+    let Token { hash, id, until, holder, instance } = token;
     StoredToken {
         hash: Bytes(hash.to_vec()),
         id: id.to_string(),
         until: seconds(*until),
         holder: holder.map(|holder| Bytes(holder.to_vec())),
+        instance: instance.as_ref().map(ToString::to_string),
     }
 }
 
@@ -316,6 +319,7 @@ fn decode_token(stored: &StoredToken) -> Result<Token, AuthorityError> {
         id: stored.id.parse().map_err(|e| damaged(&e))?,
         until: time(stored.until),
         holder: stored.holder.as_ref().map(hash).transpose()?,
+        instance: stored.instance.as_ref().map(|name| name.parse().map_err(|e| damaged(&e))).transpose()?,
     })
 }
 

@@ -1,16 +1,18 @@
 //! Joining from another machine: token over a pinned channel once, the SVID afterwards, through a rotation of the root.
 
 use crate::world::{Mesh, domain, id, instance, now};
-use mesh_ca::authority::attest::{AttestError, Caller, TlsCaller};
+use mesh_ca::authority::attest::{AttestError, Bearer, Caller, Origin, TlsCaller};
 use mesh_ca::authority::server::{Accepted, IdentityService, SelfIssuer};
 use mesh_ca::authority::{ProxyTrust, Revocable, RotateRoot};
 use mesh_ca::bundle::TrustBundles;
 use mesh_ca::client::{self, Identity, IssueError, Issuer, JoinIssuer};
+use mesh_ca::csr::WorkloadKey;
 use mesh_ca::tls::{self, Credentials};
+use mesh_proto::name::InstanceName;
 use mesh_proto::wire::v1::identity_server::IdentityServer;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 
@@ -134,6 +136,7 @@ async fn a_joined_machine_follows_a_rotation_of_the_root() {
             identity = join(&issuer).await.unwrap();
         }
         let fleet = [ProxyTrust {
+            id: id("web"),
             instance: instance("vm-1"),
             bundle_sequence: bundle.sequence,
             svid_root: None,
@@ -163,44 +166,82 @@ async fn a_revoked_identity_is_neither_renewed_nor_joined() {
     assert!(mesh.authority.create_join_token(&id("web"), TEN_MINUTES, now()).is_err());
 }
 
+fn bearer(instance: &InstanceName) -> Bearer<'_> {
+    Bearer { key_sha256: [1; 32], instance }
+}
+
+#[tokio::test]
+async fn revoking_one_certificate_ends_its_renewals_and_the_token_it_came_with() {
+    let mesh = Mesh::new();
+    let at = serve(&mesh).await;
+    let (text, spare) = (token(&mesh), token(&mesh));
+    let issuer = joiner(&mesh, at, text.clone());
+    let key = WorkloadKey::generate().unwrap();
+    // A lost answer: the key that asked keeps its right to the token.
+    issuer.issue(key.csr_der(&instance("vm-1")).unwrap()).await.unwrap();
+    let stolen = mesh.authority.newest(&id("web"), &instance("vm-1")).unwrap();
+    issuer.issue(key.csr_der(&instance("vm-1")).unwrap()).await.unwrap();
+    let newer = mesh.authority.newest(&id("web"), &instance("vm-1")).unwrap();
+    let done = mesh.authority.revoke(&Revocable::Serial(stolen.serial.clone()), "stolen", now()).unwrap();
+    assert_eq!(done.serials, [stolen.serial.clone(), newer.serial.clone()]);
+    assert_eq!((done.holder, done.tokens), (Some((id("web"), instance("vm-1"))), 1));
+    assert_eq!(done.origin, Some(Origin::JoinToken));
+    let mut listed = [stolen.serial.clone(), newer.serial];
+    listed.sort();
+    assert_eq!(mesh.authority.revocations().serials, listed);
+    let refused = issuer.issue(key.csr_der(&instance("vm-1")).unwrap()).await.unwrap_err();
+    assert!(refused.to_string().contains("token is not valid"), "{refused}");
+    // The machine comes back with a new token, and what it gets then is not revoked.
+    let again = join(&joiner(&mesh, at, spare)).await.unwrap();
+    assert!(!mesh.authority.revocations().serials.contains(&again.svid.serial().to_vec()));
+    let undone = mesh.authority.undo_revocation(&Revocable::Serial(stolen.serial), now()).unwrap().unwrap();
+    assert_eq!(undone.serials.len(), 2);
+    assert!(mesh.authority.revocations().serials.is_empty());
+}
+
 #[test]
 fn a_token_is_bound_to_the_first_key_that_shows_it() {
     let mesh = Mesh::new();
     let token = token(&mesh);
-    let redeem = |key: u8| mesh.authority.redeem_join_token(&token, [key; 32], now());
-    assert_eq!(redeem(1).unwrap().id, id("web"));
-    assert!(redeem(1).is_ok(), "a lost answer may be asked for again");
-    assert!(matches!(redeem(2), Err(AttestError::Token)));
-    assert!(mesh.authority.redeem_join_token(&token, [1; 32], now() + TEN_MINUTES * 2).is_err());
+    let show = |key: u8, name: &str, at: SystemTime| {
+        let bearer = Bearer { key_sha256: [key; 32], instance: &instance(name) };
+        mesh.authority.redeem_join_token(&token, &bearer, at)
+    };
+    assert_eq!(show(1, "vm-1", now()).unwrap().id, id("web"));
+    assert!(show(1, "vm-1", now()).is_ok(), "a lost answer may be asked for again");
+    assert!(matches!(show(2, "vm-1", now()), Err(AttestError::Token)));
+    assert!(matches!(show(1, "vm-2", now()), Err(AttestError::Token)), "one token is for one instance");
+    assert!(show(1, "vm-1", now() + TEN_MINUTES * 2).is_err());
 }
 
 #[test]
 fn guesses_are_slowed_down_and_valid_tokens_are_not() {
     let mesh = Mesh::new();
     let (token, at) = (token(&mesh), now());
-    let mut slowed = 0;
+    let (mut slowed, vm) = (0, instance("vm-1"));
     for n in 0..100 {
-        match mesh.authority.redeem_join_token(&format!("mesh-join-{n}"), [1; 32], at) {
+        match mesh.authority.redeem_join_token(&format!("mesh-join-{n}"), &bearer(&vm), at) {
             Err(AttestError::TooManyGuesses) => slowed += 1,
             Err(AttestError::Token) => {}
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(slowed, 80);
-    mesh.authority.redeem_join_token(&token, [1; 32], at).unwrap();
+    mesh.authority.redeem_join_token(&token, &bearer(&vm), at).unwrap();
 }
 
 #[test]
 fn a_token_that_could_not_be_marked_as_used_gives_nothing() {
     let mesh = Mesh::new();
-    let token = token(&mesh);
+    let (token, vm) = (token(&mesh), instance("vm-1"));
     mesh.store.fail();
     assert!(matches!(
-        mesh.authority.redeem_join_token(&token, [1; 32], now()),
+        mesh.authority.redeem_join_token(&token, &bearer(&vm), now()),
         Err(AttestError::Authority(_))
     ));
     mesh.store.recover();
-    assert!(mesh.authority.redeem_join_token(&token, [2; 32], now()).is_ok());
+    let other = Bearer { key_sha256: [2; 32], ..bearer(&vm) };
+    assert!(mesh.authority.redeem_join_token(&token, &other, now()).is_ok());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::world::{MemoryStore, Mesh, domain, id, instance, now, seal_key};
 use mesh_ca::authority::{
-    Authority, AuthorityConfig, AuthorityError, CaState, IssuedRecord, Order, Phase, ProxyTrust, RotateRoot,
+    Authority, AuthorityConfig, AuthorityError, CaState, Order, Phase, ProxyTrust, RotateRoot,
 };
 use mesh_ca::csr::WorkloadKey;
 use mesh_ca::tls::control_identity;
@@ -39,6 +39,7 @@ impl Fleet {
 
     fn trust(&self) -> Vec<ProxyTrust> {
         let trust = |proxy: &Proxy| ProxyTrust {
+            id: proxy.id.clone(),
             instance: instance(proxy.name),
             bundle_sequence: proxy.acknowledged,
             svid_root: None,
@@ -367,7 +368,7 @@ fn the_intermediate_is_replaced_at_a_third_left_and_old_svids_stay_good() {
     assert!(progress.intermediate_rotated && !progress.bundles_changed && !progress.reissue);
     assert_ne!(authority.status(&[], at).issuing.serial, first);
     authority.rotate_intermediate(at).unwrap();
-    assert!(authority.issued().iter().all(|record: &IssuedRecord| record.not_after < at + week));
+    assert!(authority.issued().iter().all(|record| record.not_after < at + week));
 }
 
 #[test]

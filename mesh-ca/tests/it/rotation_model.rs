@@ -136,6 +136,7 @@ impl Model {
         self.proxies
             .iter()
             .map(|proxy| ProxyTrust {
+                id: id(proxy.name),
                 instance: instance(proxy.name),
                 bundle_sequence: proxy.sequence,
                 svid_root: None,

@@ -105,18 +105,28 @@ async fn the_mesh_own_namespace_and_a_missing_control_plane_are_clear_refusals()
     assert!(mesh.authority.issued().is_empty());
 }
 
-/// Asks the service as a given caller, without a transport.
+/// Asks the service as a given caller, without a transport. A resource gives `owned` to the user 1001.
 async fn ask(
     mesh: &Mesh,
     caller: Caller,
     evidence: Option<Evidence>,
     name: &str,
 ) -> Result<(), tonic::Status> {
+    ask_where(mesh, caller, evidence, (name, 1001)).await
+}
+
+/// As `ask`, with another user for `owned`.
+async fn ask_where(
+    mesh: &Mesh,
+    caller: Caller,
+    evidence: Option<Evidence>,
+    (name, owner): (&str, u32),
+) -> Result<(), tonic::Status> {
     let service = IdentityService {
         authority: mesh.authority.clone(),
         control_address: "127.0.0.1:1".to_owned(),
         own_uid: 1000,
-        named_owner: Arc::new(|id| (*id == crate::world::id("owned")).then_some(1001)),
+        named_owner: Arc::new(move |id| (*id == crate::world::id("owned")).then_some(owner)),
         clock: now,
     };
     let csr_der = WorkloadKey::generate().unwrap().csr_der(&instance(name)).unwrap();
@@ -178,4 +188,40 @@ async fn evidence_counts_only_through_its_own_door() {
         Code::Unauthenticated,
         "a stolen key cannot renew itself over an old connection"
     );
+}
+
+#[tokio::test]
+async fn a_renewal_asks_again_whether_the_user_may_have_the_identity() {
+    let mesh = Mesh::new();
+    let owned = crate::world::id("owned");
+    let from = |uid: u32| Caller::Unix(UnixCaller { uid, pid: Some(7) });
+    ask(&mesh, from(1001), unix("owned"), "job-1").await.unwrap();
+    let mut generations = Vec::new();
+    for _ in 0..2 {
+        let newest = mesh.authority.newest(&owned, &instance("job-1")).unwrap();
+        let peer = PeerIdentity {
+            id: owned.clone(),
+            instance: Some(instance("job-1")),
+            serials: vec![newest.serial.clone()],
+            not_after: newest.not_after,
+        };
+        ask(&mesh, tls(Some(peer.clone())), None, "job-1").await.unwrap();
+        generations.push(peer);
+    }
+    let renewed = mesh.authority.newest(&owned, &instance("job-1")).unwrap();
+    assert!(renewed.attestor.ends_with(" from unix_peer uid=1001 pid=7"), "{}", renewed.attestor);
+    // The resource names another user now.
+    for peer in generations {
+        let refused = ask_where(&mesh, tls(Some(peer)), None, ("job-1", 1002)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        assert!(refused.message().contains("uid 1001"), "{refused:?}");
+    }
+    let unrecorded = PeerIdentity {
+        id: owned,
+        instance: Some(instance("job-1")),
+        serials: vec![vec![9; 16]],
+        not_after: renewed.not_after,
+    };
+    let refused = ask(&mesh, tls(Some(unrecorded)), None, "job-1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
 }

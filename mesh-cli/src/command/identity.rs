@@ -120,8 +120,8 @@ fn table(identities: &[IdentityOut]) -> String {
     let now = output::now_ms();
     let mut grid = Grid::new(&["IDENTITY", "INSTANCE", "SERIAL", "EVIDENCE", "ISSUER", "EXPIRES"]);
     for identity in identities {
-        let serial =
-            identity.serial.get(..16).map_or_else(|| identity.serial.clone(), |head| format!("{head}…"));
+        // Enough to be pasted into `ca revoke`: 56 random bits.
+        let serial = identity.serial.get(..16).unwrap_or(&identity.serial).to_owned();
         let expires = match identity.revoked {
             true => (Tone::Bad, "revoked".to_owned()),
             false => (Tone::Plain, when(identity.expires_ms, now)),

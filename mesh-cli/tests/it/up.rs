@@ -204,6 +204,21 @@ fn a_revocation_is_enforced_and_taken_back() {
     assert!(told(state.path(), &["ca", "revoke", id, "--reason", "lost"]).contains("enforced"));
     assert!(told(state.path(), &["ca", "revoke", id, "--undo"]).contains("taken back"));
     fails(state.path(), &["ca", "revoke", id, "--undo"], 1, &["is not revoked"]);
+    // What a table shows can be pasted back; what is nobody's is refused.
+    let table = told(state.path(), &["identity"]);
+    let serial = table
+        .lines()
+        .find(|line| line.contains("mesh-control"))
+        .and_then(|line| line.split_whitespace().nth(2));
+    let serial = serial.expect("the control plane's own certificate");
+    let revoked = told(state.path(), &["ca", "revoke", serial]);
+    assert!(revoked.contains(serial) && revoked.contains("sa/mesh-control"), "{revoked}");
+    fails(
+        state.path(),
+        &["ca", "revoke", "0f0f0f0f"],
+        1,
+        &["no certificate in use", "meshctl identity --all"],
+    );
     let rotated = told(state.path(), &["ca", "rotate", "-o", "json"]);
     assert!(rotated.contains("\"rotation\": \"idle\""), "{rotated}");
     fails(state.path(), &["ca", "rotate", "--pause"], 1, &["no rotation", "meshctl ca rotate"]);

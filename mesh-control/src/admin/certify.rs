@@ -1,7 +1,9 @@
-//! What people ask of the authority: status, rotation, revocation, join tokens.
+//! What people ask of the authority: status, rotation, revocation ([`revocation`] is its words), join tokens.
 //!
 //! The authority acts first and its state is durable; then the audit record is written with the caller's name. While the
 //! store refuses writes neither happens, and the caller is told why.
+
+mod revocation;
 
 use super::access::Actor;
 use super::query::hex;
@@ -11,7 +13,7 @@ use crate::clock;
 use crate::local::registry::WorkloadKey;
 use crate::store::Health;
 use crate::store::write::{Verb, Write};
-use mesh_ca::authority::{AuthorityError, CaCertificate, Revocable, RotateRoot};
+use mesh_ca::authority::{AuthorityError, CaCertificate, RotateRoot};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::{Namespace, ServiceAccount};
 use mesh_proto::wire::v1;
@@ -95,27 +97,10 @@ impl Control {
         actor: &Actor,
         request: v1::CaRevokeRequest,
     ) -> Result<v1::CaRevokeResponse, Status> {
-        let v1::CaRevokeRequest { serial, identity, intermediate, reason, undo } = request;
-        let (what, shown) = match (serial.as_str(), identity.as_str(), intermediate) {
-            (serial, "", false) if !serial.is_empty() => {
-                (Revocable::Serial(unhex(serial)?), format!("serial {serial}"))
-            }
-            ("", identity, false) if !identity.is_empty() => {
-                let id: SpiffeId = identity
-                    .parse()
-                    .map_err(|error| Status::invalid_argument(format!("identity: {error}")))?;
-                let shown = format!("identity {id}");
-                (Revocable::Identity(id), shown)
-            }
-            ("", "", true) => (Revocable::Intermediate, "the issuing intermediate".to_owned()),
-            _ => {
-                return Err(Status::invalid_argument(
-                    "say exactly one of a serial, an identity or the intermediate; `meshctl identity` lists serials",
-                ));
-            }
-        };
+        let (what, shown) = revocation::target(self.authority.inner(), &request)?;
+        let v1::CaRevokeRequest { reason, undo, .. } = request;
         let reason: String = reason.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX).collect();
-        let detail = if undo {
+        let mut detail = if undo {
             format!("take back the revocation of {shown}")
         } else {
             format!("revoke {shown}: {reason}")
@@ -126,14 +111,14 @@ impl Control {
             if undo {
                 authority.undo_revocation(&what, now)
             } else {
-                authority.revoke(&what, &reason, now).map(|()| true)
+                authority.revoke(&what, &reason, now).map(Some)
             }
         });
-        if !done.await? {
+        let Some(done) = done.await? else {
             return Err(Status::not_found(format!(
                 "{shown} is not revoked; `meshctl ca status` shows what is"
             )));
-        }
+        };
         let world = self.mesh.world();
         let affected: BTreeSet<WorkloadKey> = self.mesh.fleet.all().into_keys().collect();
         let affected_proxies = u32::try_from(affected.len()).unwrap_or(u32::MAX);
@@ -143,8 +128,15 @@ impl Control {
             affected: Some(Arc::new(affected)),
             at,
         });
+        detail.push_str(&revocation::extent(&done));
         self.note(actor, Verb::Ca, detail).await?;
-        Ok(v1::CaRevokeResponse { revision: world.revision, affected_proxies })
+        Ok(v1::CaRevokeResponse {
+            revision: world.revision,
+            affected_proxies,
+            serials: done.serials.iter().map(|serial| hex(serial)).collect(),
+            whom: done.holder.as_ref().map(revocation::whom).unwrap_or_default(),
+            notes: if undo { Vec::new() } else { revocation::notes(&done) },
+        })
     }
 
     /// Makes a one-time token for a machine that joins.
@@ -239,37 +231,5 @@ fn certificate(certificate: &CaCertificate) -> v1::CaCertificate {
         not_after_ms: ms(*not_after),
         state: state.as_str().to_owned(),
         sha256: hex(sha256),
-    }
-}
-
-/// A serial as people copy it: hexadecimal, with or without colons.
-fn unhex(text: &str) -> Result<Vec<u8>, Status> {
-    let digits: Vec<u32> = text.chars().filter(|c| *c != ':').filter_map(|c| c.to_digit(16)).collect();
-    let is_all = digits.len() == text.chars().filter(|c| *c != ':').count();
-    if !is_all || digits.is_empty() || digits.len() > 40 {
-        return Err(Status::invalid_argument(format!(
-            "{:?} is not a serial: 1 to 40 hexadecimal digits; `meshctl identity` lists them",
-            text.chars().take(80).collect::<String>()
-        )));
-    }
-    let mut digits = digits;
-    if digits.len() % 2 == 1 {
-        digits.insert(0, 0);
-    }
-    let byte = |pair: &[u32]| pair.iter().fold(0_u32, |byte, digit| byte * 16 + digit);
-    Ok(digits.chunks(2).filter_map(|pair| u8::try_from(byte(pair)).ok()).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn serials_are_read_as_people_copy_them() {
-        assert_eq!(unhex("0a:FF").unwrap(), [10, 255]);
-        assert_eq!(unhex("aff").unwrap(), [10, 255]);
-        for bad in ["", "xyz", "0x12", &"1".repeat(41)] {
-            assert!(unhex(bad).is_err(), "{bad}");
-        }
     }
 }

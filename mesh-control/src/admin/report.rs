@@ -221,7 +221,8 @@ impl Control {
                 || revocations.identities.binary_search(&record.id).is_ok(),
         };
         let records = self.authority.records();
-        let identities: Vec<_> = records.iter().filter(|record| is_asked(record)).map(info).collect();
+        let identities: Vec<_> =
+            records.iter().filter(|record| is_asked(record)).map(|record| info(record)).collect();
         if identities.is_empty() && !name.is_empty() {
             let known: std::collections::BTreeSet<String> =
                 records.iter().map(|record| record.instance.to_string()).collect();

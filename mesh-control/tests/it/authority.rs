@@ -207,3 +207,47 @@ async fn without_a_certificate_there_is_no_discovery() {
     let status = DiscoveryClient::new(channel).stream(tokio_stream::pending()).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unauthenticated, "{status:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_beginning_of_a_serial_revokes_all_that_its_instance_holds_and_says_so() {
+    let plane = Plane::start().await;
+    let script = Script::new("web");
+    let first_serial = hex(script.identity(&plane).await.svid.serial());
+    let second_serial = hex(script.identity(&plane).await.svid.serial());
+    let revoke = |serial: &str, undo, force| v1::CaRevokeRequest {
+        serial: serial.into(),
+        reason: "lost".into(),
+        undo,
+        force,
+        ..Default::default()
+    };
+    let mut admin = plane.admin().await;
+    let roots = ca_status(&plane).await.roots;
+    for (serial, part) in [
+        ("0f0f0f0f", "meshctl identity --all"),
+        (&first_serial[..7], "8 to 40 hexadecimal digits"),
+        (&roots[0].serial, "meshctl ca rotate"),
+    ] {
+        let refused = admin.ca_revoke(revoke(serial, false, false)).await.unwrap_err();
+        assert!(refused.message().contains(part), "{serial}: {refused:?}");
+    }
+    let done = admin.ca_revoke(revoke(&first_serial[..12], false, false)).await.unwrap().into_inner();
+    assert_eq!(done.serials, [first_serial.clone(), second_serial.clone()]);
+    assert_eq!(done.whom, "spiffe://mesh.local/ns/default/sa/web (web-1)");
+    assert!(done.notes.iter().any(|note| note.contains("meshctl ca revoke spiffe://")), "{done:?}");
+    let nothing = admin.ca_revoke(revoke("ffffffffffff", true, false)).await.unwrap_err();
+    assert_eq!(nothing.code(), tonic::Code::NotFound, "{nothing:?}");
+    let back = admin.ca_revoke(revoke(&second_serial[..8], true, false)).await.unwrap().into_inner();
+    assert_eq!(back.serials.len(), 2, "{back:?}");
+    let short = admin.ca_revoke(revoke("4141414141", false, true)).await.unwrap_err();
+    assert!(short.message().contains("must be whole"), "{short:?}");
+    let lost = admin.ca_revoke(revoke(&"41".repeat(16), false, true)).await.unwrap().into_inner();
+    assert_eq!(lost.serials, ["41".repeat(16)], "{lost:?}");
+    let audit = admin.audit(v1::AuditRequest { limit: 50, verify: false }).await.unwrap().into_inner();
+    let details: Vec<&str> = audit.records.iter().map(|record| &*record.detail).collect();
+    assert!(details.iter().any(|detail| detail.contains("2 certificates of spiffe://")), "{details:?}");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

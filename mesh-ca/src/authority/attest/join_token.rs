@@ -1,8 +1,8 @@
 //! One-time join tokens: evidence for a machine that the control plane has no other way to know.
 //!
 //! Made by [`Authority::create_join_token`] for one identity, shown once, kept only as a hash, good for some minutes and for one
-//! key: the first request that shows it binds it to its public key, so that a lost answer can be asked for again by the
-//! same key, and by nobody else.
+//! key: the first request that shows it binds it to its public key and its instance, so that a lost answer can be asked for
+//! again by the same key, and by nobody else. It becomes void when a certificate of that instance is revoked.
 
 use super::{AttestError, Attested, is_reserved};
 use crate::authority::audit::Event;
@@ -13,6 +13,7 @@ use crate::x509::{hex, sha256};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mesh_proto::identity::SpiffeId;
+use mesh_proto::name::InstanceName;
 use std::time::{Duration, SystemTime};
 use subtle::ConstantTimeEq;
 
@@ -37,6 +38,17 @@ pub(in crate::authority) struct Token {
     pub(in crate::authority) until: SystemTime,
     /// SHA-256 of the public key it is bound to, once it was used.
     pub(in crate::authority) holder: Option<[u8; 32]>,
+    /// The instance that has used it; `None` also for one used before this was kept.
+    pub(in crate::authority) instance: Option<InstanceName>,
+}
+
+/// Who shows a token.
+#[derive(Debug, Clone, Copy)]
+pub struct Bearer<'a> {
+    /// SHA-256 of the public key that is to be certified.
+    pub key_sha256: [u8; 32],
+    /// The instance it is for.
+    pub instance: &'a InstanceName,
 }
 
 /// The pace of wrong guesses, of everybody together.
@@ -55,6 +67,18 @@ impl Core {
         let before = self.tokens.len();
         self.tokens.retain(|token| token.until >= now);
         self.tokens.len() != before
+    }
+
+    /// Drops the tokens that an instance has used. Says how many.
+    pub(in crate::authority) fn void_tokens(&mut self, id: &SpiffeId, instance: &InstanceName) -> usize {
+        let before = self.tokens.len();
+        let is_its = |token: &Token| {
+            token.id == *id
+                && token.holder.is_some()
+                && token.instance.as_ref().is_none_or(|user| user == instance)
+        };
+        self.tokens.retain(|token| !is_its(token));
+        before.saturating_sub(self.tokens.len())
     }
 }
 
@@ -91,20 +115,20 @@ impl Authority {
         let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(secret.as_ref()));
         let hash = sha256(text.as_bytes());
         let until = now.checked_add(lifetime.min(TOKEN_LIFETIME_MAX)).unwrap_or(now);
-        core.tokens.push(Token { hash, id: id.clone(), until, holder: None });
+        core.tokens.push(Token { hash, id: id.clone(), until, holder: None, instance: None });
         self.commit(&mut inner, core, now)?;
         inner.journal.push(now, Event::TokenCreated { id: id.clone(), name: name(&hash) });
         Ok(text)
     }
 
-    /// Takes a token for the key with this SHA-256. Saved as used before this returns.
+    /// Takes a token for a key and an instance. Saved as used before this returns.
     ///
     /// # Errors
-    /// Unknown, expired or used by another key (not told apart); too many wrong ones lately; not saved.
+    /// Unknown, expired, void or used by another key or instance (not told apart); too many wrong ones lately; not saved.
     pub fn redeem_join_token(
         &self,
         text: &str,
-        key_sha256: [u8; 32],
+        bearer: &Bearer<'_>,
         now: SystemTime,
     ) -> Result<Attested, AttestError> {
         let hash = sha256(text.as_bytes());
@@ -118,7 +142,9 @@ impl Authority {
             }
         }
         let fits = |token: &&mut Token| {
-            token.until >= now && token.holder.is_none_or(|holder| bool::from(holder.ct_eq(&key_sha256)))
+            token.until >= now
+                && token.holder.is_none_or(|holder| bool::from(holder.ct_eq(&bearer.key_sha256)))
+                && token.instance.as_ref().is_none_or(|user| user == bearer.instance)
         };
         let Some(token) = found.and_then(|at| core.tokens.get_mut(at)).filter(fits) else {
             return Err(match inner.guesses.0.take(GUESS_INTERVAL, GUESSES, now) {
@@ -128,7 +154,8 @@ impl Authority {
         };
         let attested = Attested { id: token.id.clone(), attestor: format!("join_token {}", name(&hash)) };
         if token.holder.is_none() {
-            token.holder = Some(key_sha256);
+            token.holder = Some(bearer.key_sha256);
+            token.instance = Some(bearer.instance.clone());
             self.commit(&mut inner, core, now)?;
         }
         Ok(attested)

@@ -7,6 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::session::Session;
 use clap::Args;
+use mesh_ca::authority::{SERIAL_DIGITS_MAX, SERIAL_DIGITS_MIN, serial_digits};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::wire::v1;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   meshctl identity web                                       # which serials are there
-  meshctl ca revoke 3f9a0c77… --reason 'laptop lost'         # one certificate
+  meshctl ca revoke 4f9a0c7718d2e6b3 --reason 'laptop lost'   # one instance's certificates
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web    # a whole identity
   meshctl ca revoke --intermediate --reason 'key exposed'    # the issuing one; all are renewed
   meshctl ca revoke spiffe://mesh.local/ns/default/sa/web --undo";
@@ -27,7 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RevokeArgs {
-    /// One certificate, by its serial in hex; or a whole identity, which then gets no certificate any more either
+    /// A certificate, by its serial or the beginning of it, with all others of its instance; or a whole identity, which then gets
+    /// no certificate any more either
     #[arg(value_name = "SERIAL|SPIFFE-ID", value_parser = target, required_unless_present = "intermediate")]
     target: Option<Target>,
     /// The issuing certificate in use
@@ -39,6 +41,9 @@ pub(crate) struct RevokeArgs {
     /// Take the revocation back
     #[arg(long)]
     undo: bool,
+    /// Take a serial of which nothing is known, because its record was lost; it must be whole
+    #[arg(long, conflicts_with_all = ["intermediate", "undo"])]
+    force: bool,
     /// How long to wait until every affected sidecar enforces it
     #[arg(long, default_value = "30s", value_name = "TIME", value_parser = duration::parse)]
     wait: Duration,
@@ -46,9 +51,15 @@ pub(crate) struct RevokeArgs {
 
 #[derive(Serialize)]
 struct RevokedOut {
+    /// Every serial that was revoked by this call, or whose revocation was taken back.
+    serials: Vec<String>,
+    /// Whose they are.
+    whom: String,
     revision: u64,
     affected_proxies: u32,
     enforced: bool,
+    /// What follows from it.
+    notes: Vec<String>,
 }
 
 /// Revokes, and waits until that is enforced.
@@ -67,23 +78,37 @@ pub(crate) async fn run(args: RevokeArgs, session: &Session) -> Result<Exit, Fai
         intermediate: args.intermediate,
         reason: args.reason,
         undo: args.undo,
+        force: args.force,
     };
     let client = session.admin().await?;
     let response = client.answer(client.api().ca_revoke(request).await);
-    let response = response.map_err(|failure| failure.next("meshctl identity"))?;
+    let response = response.map_err(|failure| failure.next("meshctl identity --all"))?;
     let receipt = settled(&client, args.wait).await?;
     let is_enforced = receipt.done && receipt.refused.is_empty();
-    let revoked = RevokedOut {
-        revision: response.revision,
-        affected_proxies: response.affected_proxies,
-        enforced: is_enforced,
-    };
+    let v1::CaRevokeResponse { revision, affected_proxies, serials, whom, notes } = response;
+    let revoked = RevokedOut { serials, whom, revision, affected_proxies, enforced: is_enforced, notes };
     let verb = if args.undo { "revocation taken back" } else { "revoked" };
-    output::print_value(session.format, &revoked, || format!("{verb}: {}\n", receipt.text()))?;
+    output::print_value(session.format, &revoked, || revoked.text(verb, &receipt))?;
+    if session.format == Format::Table {
+        revoked.notes.iter().for_each(|note| output::note(&output::clean(note)));
+    }
     if session.format == Format::Table && args.intermediate && !args.undo {
         output::note("workloads are getting new certificates; follow it with: meshctl identity");
     }
     Ok(if is_enforced { Exit::Done } else { Exit::Bad })
+}
+
+impl RevokedOut {
+    /// The outcome, and each serial on a line of its own.
+    fn text(&self, verb: &str, receipt: &ReceiptOut) -> String {
+        let mut text = format!("{verb}: {}\n", receipt.text());
+        for serial in &self.serials {
+            text.push_str(&format!("  {serial} {}", output::clean(&self.whom)));
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+        }
+        text
+    }
 }
 
 /// Waits until every connected sidecar has acknowledged all that it was sent: a revocation is no revision of its own.
@@ -136,13 +161,9 @@ fn target(text: &str) -> Result<Target, String> {
             .map(Target::Identity)
             .map_err(|error: mesh_proto::identity::IdentityError| error.to_string());
     }
-    let digits: String = text.chars().filter(|c| *c != ':').map(|c| c.to_ascii_lowercase()).collect();
-    // RFC 5280, 4.1.2.2: at most 20 octets.
-    if digits.is_empty() || digits.len() > 40 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(
-            "it is neither a SPIFFE ID nor up to 40 hexadecimal digits; see: meshctl identity -o json"
-                .to_owned(),
-        );
-    }
-    Ok(Target::Serial(digits))
+    serial_digits(text.trim_end_matches('…')).map(Target::Serial).map_err(|_| {
+        format!(
+            "it is neither a SPIFFE ID nor {SERIAL_DIGITS_MIN} to {SERIAL_DIGITS_MAX} hexadecimal digits of a serial; see: meshctl identity"
+        )
+    })
 }
