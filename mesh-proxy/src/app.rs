@@ -16,6 +16,7 @@ use crate::admin::{self, Admin, Ask};
 use crate::capture::dns::NameServer;
 use crate::capture::doors::{Doors, Known, NameSockets, answer_names};
 use crate::capture::vip::VirtualAddresses;
+use crate::clock;
 use crate::control::{Link, LinkState};
 use crate::data::{self, BACKLOG, CONNECTIONS_MAX, Captured, QUESTIONS_MAX, Setup};
 use crate::descriptors;
@@ -86,6 +87,7 @@ pub(crate) async fn run(
         () = shutdown.cancelled() => return Ok(()),
         first = identity::first(&issuer, &config.instance) => first?,
     };
+    let certified_at = clock::now();
     let mesh_address = sockets.mesh.address;
     let trust_domain = first.svid.id().trust_domain();
     let feeds = Control { config: &config, issuer, first, wiring: &wiring, mesh_address };
@@ -104,7 +106,8 @@ pub(crate) async fn run(
         tasks.spawn(names.serve(config.namespace.clone(), trust_domain, services, ends.clone()));
     }
     let mut threads = start_threads(opened, &wiring, data, questions, (&drain, config.drain)).await?;
-    tracing::info!(%mesh_address, instance = %config.instance, "the proxy is ready");
+    let after_certificate_ms = clock::now().saturating_duration_since(certified_at).as_millis();
+    tracing::info!(%mesh_address, instance = %config.instance, after_certificate_ms, "the proxy is ready");
     // Whoever embeds us may have given up waiting; the traffic does not depend on it.
     let _ = ready.send(Ready { mesh_address, admin_address, outbound });
 

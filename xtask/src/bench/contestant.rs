@@ -1,19 +1,22 @@
-//! Who is measured: nothing in between, two bare relays, the mesh, and its peers. All run at once, one is loaded at a time.
+//! Who is measured: nothing in between, two bare relays, the mesh, and its peers. All run at once, one is loaded at a
+//! time; each can be started again, alone and fresh, where memory is measured.
 
 use super::backend::Backend;
-use super::peers;
-use super::process::{Cpu, Process, free_port, loopback, wait, wait_for_listener};
+use super::peers::{self, adaptor};
+use super::process::{Cpu, Process, loopback, wait_for_listener};
 use super::work::{Needs, Work};
-use crate::step::root;
+use super::{load, mesh, relay};
 use anyhow::{Result, ensure};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::time::Duration;
 
-/// A pair of proxies, or what stands for one.
+/// A running pair of proxies, or what stands for one.
 pub(super) struct Contestant {
     /// Its name in the table.
     pub(super) name: String,
+    /// Where its files and logs are.
+    pub(super) folder: PathBuf,
     /// The processes whose CPU counts: client side, server side.
     pub(super) proxies: Vec<Process>,
     /// Processes that only must live on.
@@ -22,16 +25,30 @@ pub(super) struct Contestant {
     pub(super) http1: Option<SocketAddr>,
     pub(super) http2: Option<SocketAddr>,
     pub(super) tcp: Option<SocketAddr>,
+    /// Where Prometheus would ask for its metrics, and how.
+    pub(super) metrics: Vec<(SocketAddr, &'static str)>,
 }
 
 impl Contestant {
-    pub(super) fn new(name: &str) -> Self {
-        let name = name.to_owned();
-        Self { name, proxies: Vec::new(), others: Vec::new(), http1: None, http2: None, tcp: None }
+    pub(super) fn new(name: &str, folder: &Path) -> Self {
+        Self {
+            name: name.to_owned(),
+            folder: folder.to_path_buf(),
+            proxies: Vec::new(),
+            others: Vec::new(),
+            http1: None,
+            http2: None,
+            tcp: None,
+            metrics: Vec::new(),
+        }
     }
 
-    pub(super) fn address(&self, work: &Work) -> Option<SocketAddr> {
-        match work.needs() {
+    pub(super) fn address(&self, work: Work) -> Option<SocketAddr> {
+        self.address_of(work.needs())
+    }
+
+    pub(super) fn address_of(&self, needs: Needs) -> Option<SocketAddr> {
+        match needs {
             Needs::Http1 => self.http1,
             Needs::Http2 => self.http2,
             Needs::Tcp => self.tcp,
@@ -42,180 +59,118 @@ impl Contestant {
         self.proxies.iter().map(Process::cpu).collect()
     }
 
-    pub(super) fn resident_mb(&self) -> u64 {
-        self.proxies.iter().map(Process::resident_kib).sum::<u64>() / 1024
-    }
-
-    /// Waits until every port it has answers.
-    pub(super) fn wait(&self) -> Result<()> {
+    /// Waits until every port it has carries bytes to the backend and back.
+    pub(super) fn wait(&mut self) -> Result<()> {
         for address in [self.http1, self.http2, self.tcp].into_iter().flatten() {
             wait_for_listener(&self.name, address)?;
         }
-        Ok(())
+        self.wait_for_answer()
+    }
+
+    /// Waits until a request through it is answered (a round trip made, where it carries no HTTP).
+    pub(super) fn wait_for_answer(&mut self) -> Result<()> {
+        let (http1, tcp) = (self.http1, self.tcp);
+        let folder = self.folder.clone();
+        let processes = &mut self.proxies;
+        super::process::wait(&self.name, || {
+            for process in processes.iter_mut() {
+                process.check(&folder)?;
+            }
+            Ok(match (http1, tcp) {
+                (Some(address), _) => load::answers(address).is_ok(),
+                (None, Some(address)) => load::echoes(address).is_ok(),
+                (None, None) => true,
+            })
+        })
     }
 }
 
-/// Starts everybody asked for (all when nobody is named).
-pub(super) fn start_all(
-    folder: &Path,
-    backend: &Backend,
-    profile: &str,
-    only: &[String],
-) -> Result<Vec<Contestant>> {
-    let asked = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    let mut all = Vec::new();
-    if asked("direct") {
-        let mut direct = Contestant::new("direct");
-        direct.http1 = Some(loopback(backend.http));
-        direct.http2 = direct.http1;
-        direct.tcp = Some(loopback(backend.tcp));
-        all.push(direct);
+type Start = Box<dyn Fn(&Path, &Backend) -> Result<Contestant>>;
+
+/// Somebody who can be started, any number of times.
+pub(super) struct Entry {
+    /// Its name in the table.
+    pub(super) name: String,
+    start: Start,
+}
+
+impl Entry {
+    fn new(name: &str, start: impl Fn(&Path, &Backend) -> Result<Contestant> + 'static) -> Self {
+        Self { name: name.to_owned(), start: Box::new(start) }
     }
-    if asked("relay") {
-        all.push(relay(folder, backend)?);
+
+    /// Starts it with its files in a folder of its own, which is made.
+    pub(super) fn start(&self, folder: &Path, backend: &Backend) -> Result<Contestant> {
+        std::fs::create_dir_all(folder)?;
+        (self.start)(folder, backend)
     }
-    if asked("mesh") {
-        all.push(mesh(folder, backend, profile)?);
-    }
+}
+
+/// Everybody asked for (all when nobody is named): the built-in ones, and one for each adaptor file.
+pub(super) fn entries(meshctl: &Path, only: &[String]) -> Result<Vec<Entry>> {
+    let meshctl = meshctl.to_path_buf();
+    let mut all = vec![
+        Entry::new("direct", |folder, backend| {
+            let mut direct = Contestant::new("direct", folder);
+            direct.http1 = Some(loopback(backend.http));
+            direct.http2 = direct.http1;
+            direct.tcp = Some(loopback(backend.tcp));
+            Ok(direct)
+        }),
+        Entry::new("relay", relay::start),
+        Entry::new("mesh", move |folder, backend| mesh::start(folder, backend, &meshctl)),
+    ];
     for (name, start) in peers::ALL {
-        if asked(name) {
-            all.push(start(folder, backend)?);
-        }
+        all.push(Entry::new(name, start));
     }
-    ensure!(!all.is_empty(), "no contestant is called {only:?}");
-    for contestant in &all {
-        contestant.wait()?;
+    for adaptor in adaptor::from_environment()? {
+        let name = adaptor.name.clone();
+        all.push(Entry::new(&name, move |folder, backend| adaptor.start(folder, backend)));
     }
+    let names: Vec<String> = all.iter().map(|entry| entry.name.clone()).collect();
+    for asked in only {
+        ensure!(names.contains(asked), "no contestant is called {asked:?}; there are {}", names.join(", "));
+    }
+    all.retain(|entry| only.is_empty() || only.contains(&entry.name));
     Ok(all)
 }
 
-/// Two plain relays one after the other: the floor of two more hops.
-fn relay(folder: &Path, backend: &Backend) -> Result<Contestant> {
-    let mut relay = Contestant::new("relay");
-    let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
-    let [http_near, http_far, tcp_near, tcp_far] = ports;
-    for (what, pairs) in [
-        ("relay-near", [(http_near, http_far), (tcp_near, tcp_far)]),
-        ("relay-far", [(http_far, backend.http), (tcp_far, backend.tcp)]),
-    ] {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("bench-relay");
-        for (from, to) in pairs {
-            command.args([from.to_string(), to.to_string()]);
-        }
-        relay.proxies.push(Process::start(what, folder, &mut command)?);
-    }
-    relay.http1 = Some(loopback(http_near));
-    relay.http2 = relay.http1;
-    relay.tcp = Some(loopback(tcp_near));
-    Ok(relay)
-}
+/// Asks every contestant for its metrics, as Prometheus would, until dropped.
+pub(super) struct Scraper(Option<tokio::runtime::Runtime>);
 
-/// The mesh as users start it: control plane, two sidecars, a hundred rules, a rate limit, metrics.
-fn mesh(folder: &Path, backend: &Backend, profile: &str) -> Result<Contestant> {
-    let program = program(profile);
-    let state = folder.join("state");
-    let meshctl = |args: &[&str]| {
-        let mut command = Command::new(&program);
-        command.arg("--state-dir").arg(&state).args(args);
-        command
-    };
-    let mut mesh = Contestant::new("mesh");
-    mesh.others.push(Process::start(
-        "mesh-control",
-        folder,
-        &mut meshctl(&["up", "--listen", "127.0.0.1:0"]),
-    )?);
-    wait("the control plane", || {
-        if let Some(control) = mesh.others.first_mut() {
-            control.check(folder)?;
-        }
-        Ok(meshctl(&["status", "-o", "json"])
-            .output()?
-            .status
-            .code()
-            .is_some_and(|code| code == 0 || code == 3))
-    })?;
-    let file = folder.join("rules.yaml");
-    std::fs::write(&file, rules())?;
-    let applied = meshctl(&["apply", "-f", &file.to_string_lossy()]).output()?;
-    ensure!(applied.status.success(), "apply: {}", String::from_utf8_lossy(&applied.stderr));
-    let ports = [free_port()?, free_port()?, free_port()?];
-    let [http1, http2, tcp] = ports;
-    let to = |port: u16, target: u16, hint: &str| format!("server:{target}=127.0.0.1:{port}{hint}");
-    let client = ["run", "--name", "client", "--access-log", "off", "--to"].map(str::to_owned);
-    let client = client.into_iter().chain([
-        to(http1, backend.http, ""),
-        "--to".to_owned(),
-        to(http2, backend.http, ""),
-        "--to".to_owned(),
-        to(tcp, backend.tcp, "/tcp"),
-    ]);
-    let client: Vec<String> = client.collect();
-    let server = ["run", "--name", "server", "--access-log", "off", "--port"].map(str::to_owned);
-    let server: Vec<String> = server
-        .into_iter()
-        .chain([backend.http.to_string(), "--port".to_owned(), format!("{}=tcp", backend.tcp)])
-        .collect();
-    for (what, args) in [("mesh-server", server), ("mesh-client", client)] {
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        mesh.proxies.push(Process::start(what, folder, &mut meshctl(&args))?);
-    }
-    mesh.http1 = Some(loopback(http1));
-    mesh.http2 = Some(loopback(http2));
-    mesh.tcp = Some(loopback(tcp));
-    Ok(mesh)
-}
+impl Scraper {
+    /// Once a second: fifteen times as often as is usual, since the rounds are short.
+    const EVERY: Duration = Duration::from_secs(1);
 
-fn program(profile: &str) -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "cargo's own variable says where programs are built")]
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join(if profile == "dev" { "debug" } else { profile }).join("meshctl")
-}
-
-/// A hundred rules, of which the last allows the client; a limit that is never reached.
-fn rules() -> String {
-    use std::fmt::Write;
-    let mut text = String::from(
-        "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata:\n  name: server\n  namespace: default\nspec:\n  target:\n    \
-         workload: server\n  rules:\n",
-    );
-    for number in 0..99 {
-        _ = writeln!(
-            text,
-            "  - name: other-{number}\n    from:\n    - serviceAccount: other-{number}\n    to:\n    - methods: [GET]\n      paths: \
-             [/v{number}/*]"
-        );
-    }
-    text.push_str(
-        "  - name: client\n    from:\n    - serviceAccount: client\n---\napiVersion: meshctl.io/v1alpha1\nkind: RateLimit\nmetadata:\n  \
-         name: server\n  namespace: default\nspec:\n  target:\n    workload: server\n  key: sourceIdentity\n  requests: 1000000\n  per: \
-         1s\n  burst: 1000000\n",
-    );
-    text
-}
-
-/// Serves pairs of ports, each relayed to the next, until ended.
-pub(crate) fn serve_relay(ports: &[u16]) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut tasks = tokio::task::JoinSet::new();
-        for pair in ports.chunks(2) {
-            let [from, to] = pair else { anyhow::bail!("ports come in pairs") };
-            let listener = tokio::net::TcpListener::bind(loopback(*from)).await?;
-            let to = loopback(*to);
-            tasks.spawn(async move {
-                while let Ok((mut near, _)) = listener.accept().await {
-                    tokio::spawn(async move {
-                        let mut far = tokio::net::TcpStream::connect(to).await?;
-                        near.set_nodelay(true)?;
-                        far.set_nodelay(true)?;
-                        tokio::io::copy_bidirectional(&mut near, &mut far).await
-                    });
+    pub(super) fn start(contestants: &[Contestant]) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        for (address, path) in contestants.iter().flat_map(|contestant| contestant.metrics.clone()) {
+            runtime.spawn(async move {
+                let mut every = tokio::time::interval(Self::EVERY);
+                loop {
+                    every.tick().await;
+                    // A scrape that fails is seen once, at the start, by `check`.
+                    drop(load::scrape(address, path).await);
                 }
             });
         }
-        while tasks.join_next().await.is_some() {}
-        Ok(())
-    })
+        Ok(Self(Some(runtime)))
+    }
+}
+
+impl Drop for Scraper {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Fails when a contestant's metrics cannot be had.
+pub(super) fn check_metrics(contestant: &Contestant) -> Result<()> {
+    for (address, path) in &contestant.metrics {
+        let bytes = load::block_on(load::scrape(*address, path))?;
+        ensure!(bytes > 500, "{} has no metrics at {address}{path}", contestant.name);
+    }
+    Ok(())
 }

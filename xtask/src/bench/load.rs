@@ -1,7 +1,9 @@
-//! Load that no well-kept tool makes: fixed rates with honest latencies, TCP ping-pong, bulk, new connections.
+//! Load that no well-kept tool makes: TCP ping-pong, bulk, new connections, idle connections, scrapes. Fixed rates are
+//! in `fixed`.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,8 +20,11 @@ pub(super) struct Done {
     pub(super) latency: Option<Histogram<u64>>,
 }
 
+/// A GET as browsers and libraries send it: eight fields.
 const GET: &[u8] = b"GET /items?page=1 HTTP/1.1\r\nHost: server\r\nUser-Agent: bench\r\nAccept: application/json\r\n\
 Accept-Encoding: gzip\r\nAccept-Language: en\r\nX-Request-Id: 0123456789abcdef\r\nCache-Control: no-cache\r\n\r\n";
+/// How long a single connection waits for an answer while things come up.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
 /// Runs a future on a runtime of its own.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -29,33 +34,6 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 #[expect(clippy::disallowed_methods, reason = "a load generator owns its clock")]
 fn now() -> Instant {
     Instant::now()
-}
-
-/// GETs at a fixed rate over 16 connections; a request that had to wait for its turn counts from when it was due.
-pub(super) async fn fixed_rate(address: SocketAddr, per_second: u64, time: Duration) -> Result<Done> {
-    const CONNECTIONS: u64 = 16;
-    let started = now();
-    let pause = Duration::from_secs(1) * u32::try_from(CONNECTIONS)? / u32::try_from(per_second)?;
-    let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..CONNECTIONS {
-        tasks.spawn(async move {
-            let mut stream = connect(address).await?;
-            let mut latency = Histogram::<u64>::new(3)?;
-            let mut due = started + pause * u32::try_from(number)? / u32::try_from(CONNECTIONS)?;
-            while due.duration_since(started) < time {
-                tokio::time::sleep_until(due).await;
-                get(&mut stream).await?;
-                latency.record(u64::try_from((now() - due).as_micros())?)?;
-                due += pause;
-            }
-            anyhow::Ok(latency)
-        });
-    }
-    let mut all = Histogram::<u64>::new(3)?;
-    while let Some(one) = tasks.join_next().await {
-        all.add(one??)?;
-    }
-    Ok(Done { count: all.len(), time: started.elapsed(), latency: Some(all) })
 }
 
 /// One GET on a new connection, again and again, from 8 clients.
@@ -145,6 +123,42 @@ where
     Ok(Done { count, time: started.elapsed(), latency: None })
 }
 
+/// What is said once on a connection before it idles.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Word {
+    /// A GET and its answer.
+    Get,
+    /// A round trip of 64 bytes.
+    Echo,
+}
+
+/// Opens connections until there are `wanted`, 16 at a time, each used once.
+pub(super) async fn open_idle(
+    address: SocketAddr,
+    word: Word,
+    wanted: usize,
+    idle: &mut Vec<TcpStream>,
+) -> Result<()> {
+    let mut opening = tokio::task::JoinSet::new();
+    while idle.len() < wanted {
+        while opening.len() < 16 && idle.len() + opening.len() < wanted {
+            opening.spawn(async move {
+                let mut stream = connect(address).await?;
+                match word {
+                    Word::Get => get(&mut stream).await?,
+                    Word::Echo => round_trip(&mut stream).await?,
+                }
+                anyhow::Ok(stream)
+            });
+        }
+        if let Some(opened) = opening.join_next().await {
+            let count = idle.len();
+            idle.push(opened?.with_context(|| format!("with {count} connections open"))?);
+        }
+    }
+    Ok(())
+}
+
 async fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -158,23 +172,77 @@ async fn round_trip(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// One GET; reads until the whole answer, whose length its head says, is there.
+/// One GET; reads until the whole answer is there.
 async fn get(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(GET).await?;
     let mut buffer = Vec::with_capacity(2048);
-    loop {
+    while !is_whole(&buffer)? {
         if stream.read_buf(&mut buffer).await? == 0 {
             bail!("the connection ended within an answer");
         }
-        let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(buffer.get(..end).unwrap_or_default()).to_ascii_lowercase();
-        if !head.starts_with("http/1.1 200") {
-            bail!("the answer is {head}");
-        }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-        let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        if buffer.len() >= end + 4 + length {
-            return Ok(());
-        }
     }
+    Ok(())
+}
+
+/// One GET on a blocking connection.
+pub(super) fn get_blocking(stream: &mut std::net::TcpStream) -> Result<()> {
+    stream.write_all(GET)?;
+    let mut buffer = [0_u8; 4096];
+    let mut filled = 0;
+    while !is_whole(buffer.get(..filled).unwrap_or_default())? {
+        let read = stream.read(buffer.get_mut(filled..).unwrap_or_default())?;
+        if read == 0 {
+            bail!("the connection ended within an answer");
+        }
+        filled += read;
+    }
+    Ok(())
+}
+
+/// A connection whose reads and writes block.
+pub(super) fn connect_blocking(address: SocketAddr) -> Result<std::net::TcpStream> {
+    let stream = std::net::TcpStream::connect_timeout(&address, ANSWER_WAIT)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(ANSWER_WAIT))?;
+    Ok(stream)
+}
+
+/// Whether a GET on a new connection is answered.
+pub(super) fn answers(address: SocketAddr) -> Result<()> {
+    get_blocking(&mut connect_blocking(address)?)
+}
+
+/// Whether bytes on a new connection come back.
+pub(super) fn echoes(address: SocketAddr) -> Result<()> {
+    let mut stream = connect_blocking(address)?;
+    stream.write_all(b"ping")?;
+    Ok(stream.read_exact(&mut [0; 4])?)
+}
+
+/// Whether an answer with 200 and the length that its head says is complete.
+fn is_whole(answer: &[u8]) -> Result<bool> {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(false) };
+    let head = answer.get(..end).unwrap_or_default();
+    if !head.starts_with(b"HTTP/1.1 200") {
+        bail!("the answer is {}", String::from_utf8_lossy(head));
+    }
+    let length = head.split(|byte| *byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked("content-length:".len())?;
+        let value = std::str::from_utf8(value).ok()?;
+        name.eq_ignore_ascii_case(b"content-length:").then(|| value.trim().parse::<usize>().ok())?
+    });
+    Ok(answer.len() >= end + 4 + length.context("the answer says no length")?)
+}
+
+/// Asks for metrics; the bytes of the answer.
+pub(super) async fn scrape(address: SocketAddr, path: &str) -> Result<usize> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    if !answer.starts_with(b"HTTP/1.1 200") && !answer.starts_with(b"HTTP/1.0 200") {
+        bail!("{}", String::from_utf8_lossy(answer.get(..answer.len().min(200)).unwrap_or_default()));
+    }
+    Ok(answer.len())
 }

@@ -18,7 +18,7 @@ pub(super) enum Work {
     /// gRPC unary, 8 connections of 8 streams.
     Grpc,
     /// HTTP/1.1 GET at this many a second.
-    Fixed(u64),
+    Fixed(u32),
     /// Bytes up or down over one connection.
     TcpBulk(Way),
     /// Round trips over this many connections.
@@ -38,24 +38,23 @@ pub(super) enum Needs {
 }
 
 impl Work {
-    pub(super) fn all() -> Vec<Self> {
-        vec![
-            Self::Http1Get(64),
-            Self::Http1Get(1),
-            Self::Http1Post(1024),
-            Self::Http1Post(64 * 1024),
-            Self::Http2Get,
-            Self::Grpc,
-            Self::Fixed(1000),
-            Self::Fixed(2000),
-            Self::TcpBulk(Way::Up),
-            Self::TcpBulk(Way::Down),
-            Self::TcpPingPong(1),
-            Self::TcpPingPong(32),
-            Self::NewTcp,
-            Self::NewHttp,
-        ]
-    }
+    /// In the order in which they are run and shown.
+    pub(super) const ALL: [Self; 14] = [
+        Self::Http1Get(64),
+        Self::Http1Get(1),
+        Self::Http1Post(1024),
+        Self::Http1Post(64 * 1024),
+        Self::Http2Get,
+        Self::Grpc,
+        Self::Fixed(1000),
+        Self::Fixed(2000),
+        Self::TcpBulk(Way::Up),
+        Self::TcpBulk(Way::Down),
+        Self::TcpPingPong(1),
+        Self::TcpPingPong(32),
+        Self::NewTcp,
+        Self::NewHttp,
+    ];
 
     pub(super) fn name(self) -> String {
         match self {
@@ -72,6 +71,7 @@ impl Work {
         }
     }
 
+    /// Whether a quick run has it.
     pub(super) fn is_quick(self) -> bool {
         matches!(
             self,
@@ -92,6 +92,12 @@ impl Work {
         }
     }
 
+    /// What CPU time in µs for each thing counted is multiplied by to be shown: for bulk, which counts bytes, so that the
+    /// figure is ms for each GB.
+    pub(super) fn unit(self) -> f64 {
+        if matches!(self, Self::TcpBulk(_)) { 1e6 } else { 1.0 }
+    }
+
     /// Loads one address for a while.
     pub(super) fn run(self, address: SocketAddr, time: Duration) -> Result<Done> {
         match self {
@@ -99,16 +105,16 @@ impl Work {
             Self::Http1Post(bytes) => wrk(address, 32, Some(bytes), time),
             Self::Http2Get => h2load(address, &[], time),
             Self::Grpc => {
-                let message = std::env::temp_dir().join("mesh-bench-grpc-message");
-                std::fs::write(&message, b"\0\0\0\0\x0cbench-message")?;
-                let path = message.to_string_lossy().into_owned();
+                let message = tempfile::NamedTempFile::new()?;
+                std::fs::write(message.path(), b"\0\0\0\0\x0cbench-message")?;
+                let path = message.path().to_string_lossy().into_owned();
                 h2load(
                     address,
                     &["-d", &path, "-H", "content-type: application/grpc", "-H", "te: trailers"],
                     time,
                 )
             }
-            Self::Fixed(rate) => load::block_on(load::fixed_rate(address, rate, time)),
+            Self::Fixed(rate) => super::fixed::run(address, rate, time),
             Self::TcpBulk(way) => load::block_on(load::bulk(address, way, time)),
             Self::TcpPingPong(connections) => load::block_on(load::ping_pong(address, connections, time)),
             Self::NewTcp => load::block_on(load::new_tcp(address, time)),
@@ -125,10 +131,11 @@ fn wrk(address: SocketAddr, connections: u32, post: Option<u32>, time: Duration)
     {
         command.args(["-H", header]);
     }
+    let script = tempfile::NamedTempFile::new()?;
     if let Some(bytes) = post {
-        let script = std::env::temp_dir().join(format!("mesh-bench-{bytes}.lua"));
-        std::fs::write(&script, format!("wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", {bytes})\n"))?;
-        command.arg("-s").arg(script);
+        let text = format!("wrk.method = \"POST\"\nwrk.body = string.rep(\"x\", {bytes})\n");
+        std::fs::write(script.path(), text)?;
+        command.arg("-s").arg(script.path());
     }
     let output = command.arg(format!("http://{address}/items?page=1")).output().context("wrk")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
