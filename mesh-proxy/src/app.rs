@@ -24,6 +24,8 @@ use crate::discovery::Applied;
 use crate::discovery::apply::{InUse, Publisher, control_client};
 use crate::discovery::client::{Client, Registration};
 use crate::facts::Facts;
+use crate::http::Limits;
+use crate::http::bodies::Bodies;
 use crate::identity::{self, WorkloadIssuer};
 use crate::listen::{self, Bound};
 use crate::observe::access_log::AccessLog;
@@ -142,6 +144,8 @@ struct Wiring {
     in_use: Arc<InUse>,
     /// The control plane connection.
     link: Arc<LinkState>,
+    /// What HTTP/2 bodies the process holds.
+    bodies: Arc<Bodies>,
 }
 
 impl Wiring {
@@ -150,7 +154,8 @@ impl Wiring {
         let mut shards: Vec<Arc<Shard>> = (0..workers).map(|_| Arc::default()).collect();
         shards.push(Arc::clone(&own));
         let facts = Facts::new(config);
-        Self { facts, shards, own, applied, in_use: InUse::new(workers), link: Arc::default() }
+        let bodies = Bodies::new(Limits::default().h2_held_bytes_max);
+        Self { facts, shards, own, applied, in_use: InUse::new(workers), link: Arc::default(), bodies }
     }
 
     fn admin(&self, asks: Vec<Ask>) -> Admin {
@@ -382,6 +387,7 @@ async fn start_threads(
             index,
             facts: Arc::clone(&wiring.facts),
             shard,
+            bodies: Arc::clone(&wiring.bodies),
             records: ends.records.clone(),
             wanted: ends.wanted.clone(),
             mesh: opened.mesh,

@@ -9,6 +9,7 @@ use crate::discovery::Applied;
 use crate::discovery::apply::InUse;
 use crate::facts::Facts;
 use crate::http::Limits;
+use crate::http::bodies::Bodies;
 use crate::inbound::{self, Inbound};
 use crate::observe::{Recorder, Shard};
 use crate::outbound::pool::SWEEP_EVERY;
@@ -45,6 +46,8 @@ pub(crate) struct Setup {
     pub(crate) facts: Arc<Facts>,
     /// Counters.
     pub(crate) shard: Arc<Shard>,
+    /// What HTTP/2 bodies the process holds.
+    pub(crate) bodies: Arc<Bodies>,
     /// Lines for the access log.
     pub(crate) records: mpsc::Sender<crate::observe::Record>,
     /// Destinations to subscribe to.
@@ -104,6 +107,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
         wanted: setup.wanted,
         connections_max: setup.connections_max,
         limits: Limits::default(),
+        bodies: setup.bodies,
         dialer: Dialer::Here,
         to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
         scratch: Scratch::new(),

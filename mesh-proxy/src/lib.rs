@@ -13,6 +13,7 @@ mod admin;
 mod app;
 pub mod args;
 mod balance;
+mod caller;
 pub mod capture;
 mod clock;
 mod config;

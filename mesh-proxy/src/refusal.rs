@@ -168,6 +168,8 @@ pub enum Refusal {
     UpstreamReset,
     /// The caller went away; nobody reads the answer.
     CallerGone,
+    /// The proxy holds as many bytes as it may for receivers that take none.
+    BodiesHeld,
     /// The proxy sheds load.
     Overloaded,
     /// The proxy has no certificate or no complete snapshot yet.
@@ -214,6 +216,7 @@ impl Refusal {
             | Self::NoEndpoints
             | Self::ConnectFailed
             | Self::CertificateExpired
+            | Self::BodiesHeld
             | Self::Overloaded
             | Self::NotReady
             | Self::Draining => 503,
@@ -274,6 +277,7 @@ impl Refusal {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::UpstreamReset => "upstream_reset",
             Self::CallerGone => "caller_gone",
+            Self::BodiesHeld => "bodies_held",
             Self::Overloaded => "overloaded",
             Self::NotReady => "not_ready",
             Self::Draining => "draining",
@@ -354,6 +358,9 @@ impl Refusal {
             Self::UpstreamTimeout => "the endpoint did not answer in time",
             Self::UpstreamReset => "the endpoint reset the stream",
             Self::CallerGone => "the caller went away before the answer",
+            Self::BodiesHeld => {
+                "the proxy holds too many bytes that were not read; read answers as they come, or try again later"
+            }
             Self::Overloaded => "the proxy sheds load; try again later",
             Self::NotReady => "the proxy is not ready yet; see `meshctl status`",
             Self::Draining => "the proxy is shutting down; try again",
@@ -370,6 +377,7 @@ impl Refusal {
             | Self::TooManyConnections
             | Self::CallerShareUsed
             | Self::TooManyHandshakes
+            | Self::BodiesHeld
             | Self::Overloaded
             | Self::NotReady
             | Self::Draining => Some(1),

@@ -7,6 +7,7 @@ use crate::connections::Connections;
 use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::http::Limits;
+use crate::http::bodies::Bodies;
 use crate::observe::{Recorder, Shard};
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
@@ -35,6 +36,8 @@ pub(crate) struct Worker {
     pub(crate) connections_max: u64,
     /// Bounds of the HTTP codec.
     pub(crate) limits: Limits,
+    /// What HTTP/2 bodies the process holds.
+    pub(crate) bodies: Arc<Bodies>,
     /// Opens sockets towards peers.
     pub(crate) dialer: Dialer,
     /// Opens sockets towards the workload.

@@ -10,16 +10,21 @@
 //! other frames that cost their sender nothing, header blocks that never end, resets over time) `guard` counts on the
 //! bytes as they are read.
 
+mod caller;
 mod fields;
+mod flow;
 mod guard;
+mod held;
 mod pump;
 
 pub use pump::{StreamForward, StreamOutcome, forward};
 
 use super::Limits;
+use super::bodies::Bodies;
 use super::h1::Watchdog;
 use crate::refusal::{Dialect, Refusal, Refused};
 use bytes::Bytes;
+use caller::{Answer, Caller};
 use guard::{Guard, Verdict};
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -30,6 +35,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// Streams that a peer opened and reset before anybody looked at them (the first defence against rapid reset).
 const PENDING_RESETS_MAX: usize = 20;
+/// What `h2` lets a peer run up with DATA frames below 256 bytes before the streams' tasks have read them: some 16,000
+/// frames, for which `h2` holds 3 MB. A gRPC server that streams small messages sends thousands in one turn; at the 2,000
+/// of a window of 1 MiB the whole connection was ended.
+const SMALL_FRAMES_BUDGET: usize = 4 * 1024 * 1024;
 /// Stream errors of a peer on one connection before it is ended (the defence against provoked resets).
 const ERROR_RESETS_MAX: usize = 256;
 
@@ -39,15 +48,15 @@ pub struct Connection<S> {
     verdict: Arc<Verdict>,
     watchdog: Watchdog,
     limits: Limits,
+    bodies: Arc<Bodies>,
     drains: bool,
     ended: bool,
 }
 
 /// One request on a [`Connection`].
 pub struct Stream {
-    /// The head.
-    pub head: http::request::Parts,
-    pub(super) exchange: pump::Caller,
+    head: http::request::Parts,
+    pub(super) exchange: Caller,
     /// How the caller wants refusals.
     dialect: Dialect,
 }
@@ -56,16 +65,18 @@ pub struct Stream {
 pub type Upstream = h2::client::SendRequest<Bytes>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Shakes hands, within the header deadline. `early` are bytes that were already read.
+    /// Shakes hands, within the header deadline. `early` are bytes that were already read; what its streams hold counts
+    /// into `bodies`.
     ///
     /// # Errors
     /// [`Refusal::WrongProtocol`]: not HTTP/2. [`Refusal::RequestTimeout`]: not in time.
-    pub async fn open(io: S, early: Vec<u8>, limits: &Limits) -> Result<Self, Refusal> {
+    pub async fn open(io: S, early: Vec<u8>, limits: &Limits, bodies: &Arc<Bodies>) -> Result<Self, Refusal> {
         let (guard, verdict) = Guard::new(io, early, limits);
         let mut builder = h2::server::Builder::new();
         builder
             .initial_window_size(limits.h2_stream_window)
-            .initial_connection_window_size(limits.h2_connection_window)
+            .initial_connection_window_size(limits.h2_connection_window())
+            .data_frame_budget(SMALL_FRAMES_BUDGET)
             .max_concurrent_streams(limits.h2_streams_max)
             .max_header_list_size(limits.h2_header_list_bytes_max)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
@@ -77,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 verdict,
                 watchdog: Watchdog::new(limits.idle_timeout / 4),
                 limits: limits.clone(),
+                bodies: Arc::clone(bodies),
                 drains: false,
                 ended: false,
             }),
@@ -100,7 +112,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let (head, body) = request.into_parts();
                 let grpc = super::canonical::is_grpc(&head.headers);
                 let dialect = if grpc { Dialect::Grpc } else { Dialect::Http };
-                Ok(Some(Stream { head, exchange: pump::Caller::new(body, respond), dialect }))
+                let exchange = Caller::new(body, respond, &self.bodies);
+                Ok(Some(Stream { head, exchange, dialect }))
             }
             None => {
                 self.ended = true;
@@ -168,10 +181,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 }
 
 impl Stream {
-    /// Answers with a refusal: gRPC callers get a gRPC status.
+    /// Takes the head out, so that the stream can be forwarded while a canonical request borrows it.
+    pub fn take_head(&mut self) -> http::request::Parts {
+        std::mem::replace(&mut self.head, http::Request::new(()).into_parts().0)
+    }
+
+    /// Answers with a refusal: gRPC callers get a gRPC status. An answer that has begun is ended, visibly cut off: with a
+    /// gRPC status in trailers, or a reset. Does nothing where all is said.
     pub fn refuse(&mut self, refused: Refused<'_>) {
-        let (response, body) = refused.response_h2(self.dialect);
-        self.exchange.answer(response, Bytes::from(body));
+        self.exchange.refuse(refused, self.dialect);
+    }
+
+    /// Whether the head of an answer has been sent.
+    pub fn is_answered(&self) -> bool {
+        !matches!(self.exchange.answer, Answer::Awaited)
     }
 
     /// Resets the stream, for what deserves no answer.
@@ -196,7 +219,8 @@ where
     builder
         .enable_push(false)
         .initial_window_size(limits.h2_stream_window)
-        .initial_connection_window_size(limits.h2_connection_window)
+        .initial_connection_window_size(limits.h2_connection_window())
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
         .max_header_list_size(limits.h2_header_list_bytes_max)
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .initial_max_send_streams(usize::try_from(limits.h2_streams_max).unwrap_or(usize::MAX))

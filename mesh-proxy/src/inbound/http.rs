@@ -1,24 +1,24 @@
 //! HTTP to the workload: every request judged by itself, and judged again while it runs when something changes.
 
+mod h2;
+
+pub(crate) use h2::serve_h2;
+
 use super::judge::{self, Admitted, Edges, Question, Refuse, Told};
 use super::{Call, Inbound};
+use crate::caller::{self, Over, may_retry, unless_cut};
 use crate::clock;
-use crate::connections::{Change, Direction, Registration};
 use crate::discovery::Applied;
 use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
 use crate::http::h1::{After, RequestHead, Server};
-use crate::http::h2pump::{self, Connection, Stream, StreamForward};
 use crate::http::{Limits, Meter, Origin};
-use crate::outbound::http::{DRAIN_GRACE, may_retry, unless_cut};
 use crate::outbound::pool::Freshness;
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
 use mesh_proto::policy::model::Protocol;
 use std::borrow::Cow;
-use std::rc::Rc;
 use std::time::Instant;
-use tokio::task::JoinSet;
 
 /// Attempts to reach the application: the kept connection that was just closed, then a new one, then one more.
 const ATTEMPTS_MAX: u32 = 3;
@@ -33,30 +33,18 @@ pub(crate) async fn serve_h1(inbound: &Inbound, call: &Call, transport: Transpor
     if worker.connections.is_draining() {
         server.drain();
     }
+    let may_stay = || call.peer.is_believed(&worker.applied());
     loop {
-        // Cancel safe: bytes that were read stay in the server; a change that was not taken comes again.
-        let head = tokio::select! {
-            biased;
-            change = call.registration.changed() => match change {
-                Change::Judge if call.peer.is_believed(&worker.applied()) => continue,
-                Change::Judge => return server.io().reset_on_close(),
-                Change::Drain => {
-                    server.drain();
-                    let last = tokio::time::timeout(DRAIN_GRACE, server.read_request(&worker.limits));
-                    last.await.unwrap_or(Ok(None))
-                }
-            },
-            head = server.read_request(&worker.limits) => head,
-        };
-        let after = match head {
-            Ok(None) => return server.end(&worker.limits).await,
-            Ok(Some(head)) => {
+        let after = match caller::next_request(worker, &mut server, &call.registration, may_stay).await {
+            Ok(head) => {
                 let after = exchange_h1(inbound, call, &mut server, &head, &mut edges).await;
                 server.recycle(head);
                 after
             }
-            Err(Refusal::CallerGone) => return,
-            Err(refusal) => {
+            Err(Over::End) => After::Close,
+            Err(Over::Cut) => After::Abort,
+            Err(Over::Fault(Refusal::CallerGone)) => return,
+            Err(Over::Fault(refusal)) => {
                 let mut told = Told::new(Protocol::Http1);
                 told.refuse = Some(refusal.into());
                 told.meter.status = refusal.status();
@@ -64,13 +52,9 @@ pub(crate) async fn serve_h1(inbound: &Inbound, call: &Call, transport: Transpor
                 server.refuse(None, Refused::early(refusal), &worker.limits).await
             }
         };
-        match after {
-            After::NextRequest if worker.connections.is_draining() => {
-                return server.end(&worker.limits).await;
-            }
-            After::NextRequest => {}
-            After::Close => return server.end(&worker.limits).await,
-            After::Abort => return server.io().reset_on_close(),
+        match caller::go_on(worker, server, after).await {
+            Some(goes_on) => server = goes_on,
+            None => return,
         }
     }
 }
@@ -215,129 +199,6 @@ async fn forward_h1(
             return last;
         }
         freshness = Freshness::New;
-    }
-    last
-}
-
-/// Carries the streams of one HTTP/2 connection; one task for each stream.
-pub(crate) async fn serve_h2(inbound: &Rc<Inbound>, call: Rc<Call>, transport: Transport, early: Vec<u8>) {
-    let limits = &inbound.worker.limits;
-    let Ok(mut connection) = Connection::open(transport, early, limits).await else { return };
-    let mut streams = JoinSet::new();
-    if inbound.worker.connections.is_draining() {
-        connection.drain();
-    }
-    loop {
-        // Cancel safe: streams that were not returned are returned by the next call.
-        tokio::select! {
-            change = call.registration.changed() => match change {
-                Change::Drain => connection.drain(),
-                Change::Judge if call.peer.is_believed(&inbound.worker.applied()) => {}
-                // Dropping connection and streams resets everything that is open on it.
-                Change::Judge => return,
-            },
-            accepted = connection.accept() => {
-                let stream = match accepted {
-                    Ok(Some(stream)) => stream,
-                    Ok(None) | Err(Refusal::CallerGone) => break,
-                    Err(refusal) => {
-                        inbound.worker.shard.refused(Direction::Inbound, refusal.label());
-                        break;
-                    }
-                };
-                let (inbound, call) = (Rc::clone(inbound), Rc::clone(&call));
-                streams.spawn_local(async move {
-                    let _panic = inbound.worker.panic_guard();
-                    serve_stream(&inbound, &call, stream).await;
-                });
-            }
-            Some(_) = streams.join_next(), if !streams.is_empty() => {}
-        }
-    }
-}
-
-async fn serve_stream(inbound: &Inbound, call: &Call, mut stream: Stream) {
-    let began = clock::now();
-    let applied = inbound.worker.applied();
-    let registration = inbound.worker.connections.register_part();
-    // The head is cloned, so that the stream can be forwarded while the canonical request borrows it.
-    let head = stream.head.clone();
-    let intake = Intake { judged: &applied.judged, default_port: Some(DEFAULT_PORT) };
-    let mut told = Told::new(Protocol::Http2);
-    let request = Canonical::from_h2(&head, &intake);
-    let done = match &request {
-        Ok(request) => {
-            told.request = Some(request);
-            told.protocol = request.protocol;
-            let question = Question { protocol: request.protocol, sni: None, http: Some(request) };
-            match admit(inbound, &applied, call, question, began) {
-                Ok(admitted) => {
-                    let what = (request, &admitted, &registration);
-                    forward_h2(inbound, call, &mut stream, what, &mut told.meter).await
-                }
-                Err(refuse) => Done::refused(refuse),
-            }
-        }
-        Err(refusal) => Done::refused(*refusal),
-    };
-    if let Some(refuse) = done.refuse.as_ref().filter(|_| !done.answered) {
-        told.meter.status = refuse.refusal.status();
-        told.id = inbound.worker.recorder.decision_id();
-        stream.refuse(Refused { refusal: refuse.refusal, decision: &told.id });
-    }
-    told.refuse = done.refuse;
-    told.by = done.by;
-    told.duration = clock::now().saturating_duration_since(began);
-    told.record(inbound, &applied, call, &mut Edges::default());
-}
-
-async fn forward_h2(
-    inbound: &Inbound,
-    call: &Call,
-    stream: &mut Stream,
-    (request, admitted, registration): (&Canonical<'_>, &Admitted<'_>, &Registration),
-    meter: &mut Meter,
-) -> Done {
-    let limits = limits_for(inbound, admitted);
-    let question = Question { protocol: request.protocol, sni: None, http: Some(request) };
-    let append = ::http::HeaderMap::new();
-    let mut last = Done::refused(Refusal::ConnectFailed);
-    for _ in 0..ATTEMPTS_MAX {
-        let share = match admitted.app.share().await {
-            Ok(share) => share,
-            Err(error) => {
-                tracing::info!(port = %call.port.port, %error, "the application does not answer");
-                return Done::refused(error.refusal());
-            }
-        };
-        let what = StreamForward { request, append: &append, origin: Origin::Application };
-        let forwarding = h2pump::forward(stream, what, share.upstream(), &limits, meter);
-        let mut because = None;
-        let may_go_on = || {
-            because = judge::may_go_on(&inbound.worker.applied(), call, question).err();
-            because.is_none()
-        };
-        let Some(outcome) = unless_cut(forwarding, registration, may_go_on).await else {
-            return Done::cut(because.unwrap_or_else(|| Refusal::NoRuleAllows.into()));
-        };
-        if admitted.grant.counts_bytes() {
-            let bytes = meter.request_bytes.saturating_add(meter.response_bytes);
-            let _ = admitted.grant.charge(bytes, clock::now());
-        }
-        let Some(failure) = outcome.failure else {
-            return Done { refuse: None, answered: true, after: After::NextRequest, by: admitted.by };
-        };
-        let again = !failure.answered && failure.retry == crate::http::Retry::Safe;
-        last = Done {
-            refuse: Some(failure.refusal.into()),
-            answered: failure.answered,
-            after: After::Close,
-            by: admitted.by,
-        };
-        if !again {
-            return last;
-        }
-        share.retire();
     }
     last
 }

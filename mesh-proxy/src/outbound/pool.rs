@@ -48,6 +48,9 @@ const H2_CONNECTIONS_MAX: usize = 16;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// A lane that nobody routes to is forgotten.
 const LANES_MAX: usize = 16_384;
+/// Callers that have a lane of their own to the workload; the others share one. With 16 HTTP/2 connections each they come to
+/// as many as HTTP/1 may have.
+const CALLERS_MAX: usize = 64;
 
 /// What one endpoint is reached by.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -60,9 +63,16 @@ pub(crate) struct LaneKey {
     pub(crate) name: Option<(ServiceRef, Port)>,
     /// Which instance it is, for records.
     pub(crate) instance: Option<InstanceName>,
+    /// On whose behalf the workload itself is called, where connections are not shared by callers.
+    pub(crate) caller: Option<Arc<str>>,
 }
 
 impl LaneKey {
+    /// The way to the workload itself.
+    pub(crate) fn workload(address: SocketAddr) -> Self {
+        Self { address, identity: None, name: None, instance: None, caller: None }
+    }
+
     /// Whether it leads to the workload itself, not to a peer.
     pub(crate) fn is_workload(&self) -> bool {
         self.name.is_none()
@@ -155,6 +165,18 @@ impl Lanes {
         let lane = Rc::new(Lane::new(key.clone()));
         by_key.insert(key, Rc::clone(&lane));
         lane
+    }
+
+    /// The lane on which a caller's HTTP/2 streams reach the workload: its own as long as there is room, so that what one
+    /// caller does to a connection is not done to others.
+    pub(crate) fn lane_for(&self, address: SocketAddr, caller: &Arc<str>) -> Rc<Lane> {
+        let own = LaneKey { caller: Some(Arc::clone(caller)), ..LaneKey::workload(address) };
+        let has_room = || {
+            let by_key = self.by_key.borrow();
+            by_key.contains_key(&own)
+                || by_key.keys().filter(|key| key.caller.is_some()).count() < CALLERS_MAX
+        };
+        if has_room() { self.lane(own) } else { self.lane(LaneKey::workload(address)) }
     }
 
     /// An HTTP/1 connection to the endpoint: a kept one, or a new one.

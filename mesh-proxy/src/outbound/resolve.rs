@@ -96,6 +96,7 @@ impl Route {
                 identity: endpoint.identity.clone(),
                 name: Some((destination.service.clone(), port.target_port)),
                 instance: Some(endpoint.instance.clone()),
+                caller: None,
             });
             match endpoint.state {
                 EndpointState::Ready => ready.push(lane),

@@ -4,6 +4,7 @@
 //! that came with the request.
 
 use super::Refusal;
+use http::HeaderMap;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use std::io::Write as _;
 
@@ -75,23 +76,39 @@ impl<'a> Refused<'a> {
         }
     }
 
+    /// The fields that explain it, on HTTP/2.
+    fn fields_h2(&self) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        fields.insert(HeaderName::from_static(REASON_FIELD), HeaderValue::from_static(self.refusal.label()));
+        if let Some(value) = self.decision().and_then(|id| HeaderValue::from_str(id).ok()) {
+            fields.insert(HeaderName::from_static(DECISION_FIELD), value);
+        }
+        fields
+    }
+
+    /// The trailers that end a gRPC answer.
+    pub fn trailers_grpc(&self) -> HeaderMap {
+        let mut fields = self.fields_h2();
+        fields.insert("grpc-status", HeaderValue::from(u16::from(self.refusal.grpc_code())));
+        if let Ok(message) = HeaderValue::from_str(&grpc_message(self.body().trim_end())) {
+            fields.insert("grpc-message", message);
+        }
+        fields
+    }
+
     /// An HTTP/2 response and its body; gRPC callers get a trailers-only response with an empty body.
     pub fn response_h2(&self, dialect: Dialect) -> (http::Response<()>, String) {
         let mut response = http::Response::new(());
         let headers = response.headers_mut();
-        headers.insert(HeaderName::from_static(REASON_FIELD), HeaderValue::from_static(self.refusal.label()));
-        if let Some(value) = self.decision().and_then(|id| HeaderValue::from_str(id).ok()) {
-            headers.insert(HeaderName::from_static(DECISION_FIELD), value);
-        }
+        *headers = match dialect {
+            Dialect::Grpc => self.trailers_grpc(),
+            Dialect::Http => self.fields_h2(),
+        };
         if let Some(seconds) = self.refusal.retry_after_secs() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if dialect == Dialect::Grpc {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", HeaderValue::from(u16::from(self.refusal.grpc_code())));
-            if let Ok(message) = HeaderValue::from_str(&grpc_message(self.body().trim_end())) {
-                headers.insert("grpc-message", message);
-            }
             return (response, String::new());
         }
         let body = self.body();

@@ -43,6 +43,7 @@ fn all() -> Vec<Refusal> {
         R::UpstreamTimeout,
         R::UpstreamReset,
         R::CallerGone,
+        R::BodiesHeld,
         R::Overloaded,
         R::NotReady,
         R::Draining,

@@ -3,6 +3,7 @@
 mod access;
 mod apps;
 mod control;
+mod h2;
 mod lifecycle;
 mod limits;
 mod peers;

@@ -1,27 +1,30 @@
 //! One HTTP/2 request and its response, moved stream to stream.
 //!
-//! Both directions run in one future. Bytes are taken from a sender only as fast as the receiver opens its window, so
-//! that nothing gathers here; a window that stays shut ends the stream. A caller's reset becomes a reset of this one
-//! stream at the origin and never touches the connection that others share.
+//! Both directions run in one future. Bytes are taken from a sender only as fast as the receiver opens its window; what
+//! comes nevertheless is taken in and counted ([`super::held`]), and a window that stays shut ends the stream. A caller's
+//! reset becomes a reset of this one stream at the origin and never touches the connection that others share.
 //!
 //! # Why
-//! A refused stream (REFUSED_STREAM, GOAWAY) is provably unprocessed, but by then its body has often been sent. Chunks are
-//! reference-counted, so the first 64 KiB are kept at no cost until the origin answers, and can be sent once more.
+//! What waits for one receiver must not hold back others on the same connection. So the connection's window is as large as
+//! that of all its streams together ([`super::Limits::h2_connection_window`]), and what has come is read even when it cannot
+//! go on: `h2` ends a whole connection when small frames of one stream lie unread.
 
+use super::super::bodies::Full;
 use super::super::canonical::Canonical;
+use super::super::h1::{Watchdog, decimal};
 use super::super::{Failure, Limits, Meter, Origin, Retry};
+use super::caller::{Answer, Caller, Intake};
+use super::flow::{End, Flow, Push};
+use super::held::Held;
 use super::{Upstream, fields};
 use crate::refusal::{Malformed, Refusal};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
+use mesh_proto::policy::model::Protocol;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::time::Sleep;
-
-/// What is kept of a request's body until the origin answers.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// What became of one stream.
 #[derive(Debug)]
@@ -41,113 +44,10 @@ pub struct StreamForward<'a> {
     pub origin: Origin,
 }
 
-/// The caller's side of a stream.
-pub(crate) struct Caller {
-    body: h2::RecvStream,
-    respond: h2::server::SendResponse<Bytes>,
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
-    /// Everything used of the body is in `kept`.
-    replayable: bool,
-    /// Chunks of `kept` that were taken in the present attempt.
-    taken: usize,
-    trailers: Option<HeaderMap>,
-    ended: bool,
-    /// Bytes that the caller's window does not have back yet.
-    unreleased: usize,
-}
-
-impl Caller {
-    pub(super) fn new(body: h2::RecvStream, respond: h2::server::SendResponse<Bytes>) -> Self {
-        Self {
-            body,
-            respond,
-            kept: Vec::new(),
-            kept_bytes: 0,
-            replayable: true,
-            taken: 0,
-            trailers: None,
-            ended: false,
-            unreleased: 0,
-        }
-    }
-
-    /// Sends a whole answer of our own.
-    pub(super) fn answer(&mut self, response: http::Response<()>, body: Bytes) {
-        // An error here means that the caller is gone, and nobody is left to be told.
-        if let Ok(mut stream) = self.respond.send_response(response, body.is_empty())
-            && !body.is_empty()
-        {
-            let _ = stream.send_data(body, true);
-        }
-    }
-
-    pub(super) fn reset(&mut self, reason: h2::Reason) {
-        self.respond.send_reset(reason);
-    }
-
-    /// Whether nothing more of the body will come.
-    fn is_complete(&self) -> bool {
-        self.taken == self.kept.len()
-            && (self.ended && self.trailers.is_none() || !self.ended && self.body.is_end_stream())
-    }
-
-    /// The next chunk of the body: first what was kept from an earlier attempt.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
-        if let Some(chunk) = self.kept.get(self.taken) {
-            self.taken = self.taken.saturating_add(1);
-            return Poll::Ready(Some(Ok(chunk.clone())));
-        }
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let chunk = match ready!(self.body.poll_data(cx)) {
-            Some(Ok(chunk)) => chunk,
-            other => return Poll::Ready(other),
-        };
-        self.unreleased = self.unreleased.saturating_add(chunk.len());
-        if self.replayable {
-            self.kept_bytes = self.kept_bytes.saturating_add(chunk.len());
-            if self.kept_bytes <= KEPT_BYTES_MAX {
-                self.kept.push(chunk.clone());
-                self.taken = self.kept.len();
-            } else {
-                self.forget();
-            }
-        }
-        Poll::Ready(Some(Ok(chunk)))
-    }
-
-    fn poll_trailers(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<HeaderMap>, h2::Error>> {
-        if !self.ended {
-            self.trailers = ready!(self.body.poll_trailers(cx))?;
-            self.ended = true;
-        }
-        let trailers = if self.replayable { self.trailers.clone() } else { self.trailers.take() };
-        Poll::Ready(Ok(trailers))
-    }
-
-    /// The request cannot be sent again from here on.
-    fn forget(&mut self) {
-        self.replayable = false;
-        if self.taken == self.kept.len() {
-            self.kept = Vec::new();
-            self.taken = 0;
-        }
-    }
-
-    fn release(&mut self, count: usize) {
-        let count = count.min(self.unreleased);
-        self.unreleased = self.unreleased.saturating_sub(count);
-        // Fails only for more than is in use.
-        let _ = self.body.flow_control().release_capacity(count);
-    }
-}
-
 /// One request and its response between two HTTP/2 connections.
 ///
 /// After a failure that was not answered, the stream can be forwarded once more if [`Failure::retry`] allows it.
-/// Dropped half way, the streams on both sides are reset.
+/// Dropped half way, the origin's stream is reset; the caller's waits for [`super::Stream::refuse`], or is reset when dropped.
 pub async fn forward(
     stream: &mut super::Stream,
     what: StreamForward<'_>,
@@ -158,7 +58,7 @@ pub async fn forward(
     let caller = &mut stream.exchange;
     let failure = begin_and_run(caller, what, upstream, limits, meter).await.err();
     if let Some(Failure { answered: false, retry: Retry::Safe, .. }) = failure {
-        caller.taken = 0;
+        caller.rewind();
     }
     StreamOutcome { failure }
 }
@@ -174,7 +74,7 @@ async fn begin_and_run(
     let request = fields::request(what.request, what.append);
     let request = request.ok_or(fail(Refusal::WrongProtocol, Retry::Never))?;
     let declared = request.headers().get(http::header::CONTENT_LENGTH);
-    let declared = declared.and_then(|value| super::super::h1::decimal(value.as_bytes()));
+    let declared = declared.and_then(|value| decimal(value.as_bytes()));
     if let (Some(bytes), Some(max)) = (declared, limits.body_bytes_max)
         && bytes > max
     {
@@ -187,27 +87,23 @@ async fn begin_and_run(
     let bodiless = caller.is_complete();
     let sent = upstream.send_request(request, bodiless);
     let (response, mut up) = sent.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe))?;
-    // Waits while the origin's limit of concurrent streams is used up, but no longer than the caller does. Until then
-    // nothing of the stream was sent, so that an end is harmless.
-    let opened = poll_fn(|cx| match caller.respond.poll_reset(cx) {
-        Poll::Ready(_) => Poll::Ready(Err(fail(Refusal::CallerGone, Retry::Never))),
-        Poll::Pending => {
-            upstream.poll_ready(cx).map(|ready| ready.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe)))
-        }
-    });
-    let opened = tokio::time::timeout(limits.progress_timeout, opened).await;
-    if let Err(failure) = opened.unwrap_or(Err(fail(Refusal::UpstreamTimeout, Retry::Safe))) {
+    let waiting = open(caller, &mut upstream);
+    let opened = tokio::time::timeout(limits.progress_timeout, waiting).await;
+    if let Err((refusal, retry)) = opened.unwrap_or(Err((Refusal::UpstreamTimeout, Retry::Safe))) {
         up.send_reset(h2::Reason::CANCEL);
-        return Err(failure);
+        return Err(fail(refusal, retry));
     }
-    let rising = if bodiless { Flow::complete() } else { Flow::default() };
+    let waiting = Held::new(caller.bodies());
     let mut pump = Pump {
         caller,
         up,
-        rising,
+        rising: if bodiless { Flow::complete() } else { Flow::default() },
         down: Down::Awaited(response),
         falling: Flow::default(),
-        origin: what.origin,
+        waiting,
+        what,
+        watchdog: Watchdog::new(limits.progress_timeout / 2),
+        moved: false,
         limits,
         meter,
         request_bytes: 0,
@@ -218,90 +114,22 @@ async fn begin_and_run(
     result.map_err(|stop| pump.fail(stop))
 }
 
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// Taken from the sender, not taken by the receiver yet.
-    chunk: Bytes,
-    /// No more chunks will come.
-    drained: bool,
-    complete: bool,
-    /// Runs while the receiver keeps its window shut.
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl Flow {
-    fn complete() -> Self {
-        Self { drained: true, complete: true, ..Self::default() }
-    }
-
-    /// Sends as much of the chunk as the window takes. Ready: all of it, or the receiver wants no more.
-    fn poll_push(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut h2::SendStream<Bytes>,
-        patience: Duration,
-        mut taken: impl FnMut(usize) -> End,
-    ) -> Poll<Result<(), Push>> {
-        while !self.chunk.is_empty() {
-            if sink.capacity() == 0 {
-                sink.reserve_capacity(self.chunk.len());
-            }
-            if sink.capacity() == 0 {
-                match sink.poll_capacity(cx) {
-                    Poll::Ready(Some(Ok(_))) => continue,
-                    Poll::Ready(_) => return Poll::Ready(Err(Push::Closed)),
-                    Poll::Pending => {
-                        let sleep =
-                            self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
-                        return sleep.as_mut().poll(cx).map(|()| Err(Push::Stalled));
-                    }
-                }
-            }
-            self.stalled = None;
-            let part = self.chunk.split_to(sink.capacity().min(self.chunk.len()));
-            let count = part.len();
-            let end = match taken(count) {
-                End::Last if self.chunk.is_empty() => End::Last,
-                _ => End::More,
-            };
-            if sink.send_data(part, end == End::Last).is_err() {
-                return Poll::Ready(Err(Push::Closed));
-            }
-            if end == End::Last {
-                self.drained = true;
-                self.complete = true;
-            }
+/// Waits while the origin's limit of concurrent streams is used up, but no longer than the caller does. Until then nothing
+/// of the stream was sent, so that an end is harmless.
+async fn open(caller: &mut Caller, upstream: &mut Upstream) -> Result<(), (Refusal, Retry)> {
+    poll_fn(|cx| {
+        if caller.respond.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err((Refusal::CallerGone, Retry::Never)));
         }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Ends the direction, with trailers if there are any.
-    fn finish(&mut self, sink: &mut h2::SendStream<Bytes>, trailers: Option<HeaderMap>) -> Result<(), Push> {
-        self.drained = true;
-        self.complete = true;
-        let sent = match trailers {
-            Some(trailers) => sink.send_trailers(fields::trailers(trailers)),
-            None => sink.send_data(Bytes::new(), true),
-        };
-        sent.map_err(|_| Push::Closed)
-    }
-}
-
-/// Whether a chunk is the last of its body.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum End {
-    Last,
-    More,
-}
-
-/// Why a receiver takes no more.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Push {
-    /// It reset the stream, or its connection ended.
-    Closed,
-    /// It kept its window shut for too long.
-    Stalled,
+        if let Poll::Ready(ready) = upstream.poll_ready(cx) {
+            return Poll::Ready(ready.map_err(|_| (Refusal::UpstreamClosed, Retry::Safe)));
+        }
+        match caller.take_in(cx).map_err(Stop::from) {
+            Ok(()) => Poll::Pending,
+            Err(stop) => Poll::Ready(Err((stop.refusal, Retry::Never))),
+        }
+    })
+    .await
 }
 
 /// Why a stream stops.
@@ -321,11 +149,31 @@ impl Stop {
     fn caller_gone() -> Self {
         Self::new(Refusal::CallerGone, h2::Reason::CANCEL)
     }
+
+    fn full() -> Self {
+        Self::new(Refusal::BodiesHeld, h2::Reason::ENHANCE_YOUR_CALM)
+    }
+}
+
+impl From<Intake> for Stop {
+    fn from(intake: Intake) -> Self {
+        match intake {
+            Intake::Full => Self::full(),
+            Intake::Broken(error) => caller_fault(&error),
+        }
+    }
+}
+
+impl From<Full> for Stop {
+    fn from(_: Full) -> Self {
+        Self::full()
+    }
 }
 
 enum Down {
     Awaited(h2::client::ResponseFuture),
-    Streaming { body: h2::RecvStream, sink: h2::SendStream<Bytes> },
+    /// To the sink that the caller's side owns.
+    Streaming(h2::RecvStream),
     Complete,
 }
 
@@ -335,9 +183,14 @@ struct Pump<'a> {
     rising: Flow,
     down: Down,
     falling: Flow,
-    origin: Origin,
+    /// What has come of the response while the caller takes none.
+    waiting: Held,
+    what: StreamForward<'a>,
     limits: &'a Limits,
     meter: &'a mut Meter,
+    watchdog: Watchdog,
+    /// Anything, since the watchdog was last looked at.
+    moved: bool,
     request_bytes: u64,
     interim: u32,
     answered: bool,
@@ -353,30 +206,68 @@ impl Pump<'_> {
             return Poll::Ready(Err(stop));
         }
         loop {
-            match &self.down {
-                Down::Awaited(_) => ready!(self.poll_head(cx))?,
-                Down::Streaming { .. } => ready!(self.poll_down(cx))?,
+            let step = match &self.down {
+                Down::Awaited(_) => self.poll_head(cx),
+                Down::Streaming(_) => self.poll_down(cx),
                 Down::Complete => return Poll::Ready(Ok(())),
+            };
+            match step {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(stop)) => return Poll::Ready(Err(stop)),
+                Poll::Pending => return self.poll_quiet(cx).map(Err),
             }
         }
+    }
+
+    /// Ready when nothing has moved for too long.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        if std::mem::take(&mut self.moved) {
+            self.watchdog.touch();
+        }
+        let (limit, refusal) = self.deadline();
+        self.watchdog.poll_expired(cx, limit).map(|()| Stop::new(refusal, h2::Reason::CANCEL))
+    }
+
+    /// Who is awaited, and how long. Shut windows have clocks of their own.
+    fn deadline(&self) -> (Duration, Refusal) {
+        let awaits_caller = !self.rising.complete && !self.rising.is_stalled();
+        if self.what.request.protocol == Protocol::Grpc {
+            (self.limits.grpc_quiet_timeout, Refusal::UpstreamTimeout)
+        } else if awaits_caller && !self.answered && !self.waits_for_go() {
+            (self.limits.progress_timeout, Refusal::RequestTimeout)
+        } else {
+            (self.limits.exchange_timeout, Refusal::UpstreamTimeout)
+        }
+    }
+
+    /// Whether the caller waits for a 100 before it sends its body.
+    fn waits_for_go(&self) -> bool {
+        let expects = || self.what.request.h2().is_some_and(|head| head.headers.contains_key(header::EXPECT));
+        self.request_bytes == 0 && expects()
     }
 
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
         while !self.rising.complete {
             let caller = &mut *self.caller;
-            let pushed = self.rising.poll_push(cx, &mut self.up, self.limits.exchange_timeout, |count| {
+            let patience = self.limits.patience(self.limits.exchange_timeout, self.waiting.bodies());
+            let pushed = self.rising.poll_push(cx, &mut self.up, patience, |count| {
                 caller.release(count);
                 if caller.is_complete() { End::Last } else { End::More }
             });
-            match ready!(pushed) {
-                Ok(()) => {}
+            match pushed {
+                Poll::Ready(Ok(())) => {}
                 // The origin may have answered all the same.
-                Err(Push::Closed) => {
+                Poll::Ready(Err(Push::Closed)) => {
                     self.rising.complete = true;
                     break;
                 }
-                Err(Push::Stalled) => {
+                Poll::Ready(Err(Push::Full)) => return Poll::Ready(Err(Stop::full())),
+                Poll::Ready(Err(Push::Stalled)) => {
                     return Poll::Ready(Err(Stop::new(Refusal::UpstreamTimeout, h2::Reason::CANCEL)));
+                }
+                Poll::Pending => {
+                    self.caller.take_in(cx)?;
+                    return Poll::Pending;
                 }
             }
             if self.rising.complete {
@@ -384,12 +275,14 @@ impl Pump<'_> {
             }
             if self.rising.drained {
                 let trailers = ready!(self.caller.poll_trailers(cx)).map_err(|error| caller_fault(&error))?;
+                let trailers = trailers.map(|fields| fields::trailers(fields, Origin::Application));
                 // An error means that the origin takes no more; its response tells why.
                 let _ = self.rising.finish(&mut self.up, trailers);
                 break;
             }
             match ready!(self.caller.poll_chunk(cx)) {
                 Some(Ok(chunk)) => {
+                    self.moved = true;
                     self.count_request(chunk.len() as u64)?;
                     self.rising.chunk = chunk;
                 }
@@ -419,13 +312,14 @@ impl Pump<'_> {
             return Poll::Ready(Ok(()));
         };
         while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            self.moved = true;
             self.interim = self.interim.saturating_add(1);
             if self.interim > self.limits.interim_max {
                 let refusal = Refusal::BadResponse(Malformed::Interim);
                 return Poll::Ready(Err(Stop::new(refusal, h2::Reason::INTERNAL_ERROR)));
             }
             self.answered = true;
-            let interim = fields::response(&interim.into_parts().0, self.origin);
+            let interim = fields::response(interim.into_parts().0, self.what.origin);
             if self.caller.respond.send_informational(interim).is_err() {
                 return Poll::Ready(Err(Stop::caller_gone()));
             }
@@ -436,31 +330,44 @@ impl Pump<'_> {
         };
         let (head, body) = response.into_parts();
         self.caller.forget();
+        self.moved = true;
         self.answered = true;
         self.meter.status = head.status.as_u16();
         self.meter.grpc_status = fields::grpc_status(&head.headers);
         let complete = body.is_end_stream();
-        match self.caller.respond.send_response(fields::response(&head, self.origin), complete) {
-            Ok(_) if complete => self.down = Down::Complete,
-            Ok(sink) => self.down = Down::Streaming { body, sink },
+        match self.caller.respond.send_response(fields::response(head, self.what.origin), complete) {
+            Ok(_) if complete => {
+                self.caller.answer = Answer::Over;
+                self.down = Down::Complete;
+            }
+            Ok(sink) => {
+                self.caller.answer = Answer::Streaming(sink);
+                self.down = Down::Streaming(body);
+            }
             Err(_) => return Poll::Ready(Err(Stop::caller_gone())),
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        let Down::Streaming { body, sink } = &mut self.down else {
+        let (Down::Streaming(body), Answer::Streaming(sink)) = (&mut self.down, &mut self.caller.answer)
+        else {
             return Poll::Ready(Ok(()));
         };
-        let gone = |_| Stop::caller_gone();
+        let (waiting, origin) = (&mut self.waiting, self.what.origin);
         loop {
-            let pushed = self.falling.poll_push(cx, sink, self.limits.progress_timeout, |count| {
+            let patience = self.limits.patience(self.limits.progress_timeout, waiting.bodies());
+            let pushed = self.falling.poll_push(cx, sink, patience, |count| {
                 let _ = body.flow_control().release_capacity(count);
-                if body.is_end_stream() { End::Last } else { End::More }
+                if waiting.len() == 0 && body.is_end_stream() { End::Last } else { End::More }
             });
             match pushed {
-                Poll::Ready(pushed) => pushed.map_err(gone)?,
-                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Push::Full)) => return Poll::Ready(Err(Stop::full())),
+                Poll::Ready(Err(Push::Closed | Push::Stalled)) => {
+                    return Poll::Ready(Err(Stop::caller_gone()));
+                }
+                Poll::Pending => return take_in(cx, body, waiting, self.meter),
             }
             if self.falling.complete {
                 break;
@@ -468,23 +375,30 @@ impl Pump<'_> {
             if sink.poll_reset(cx).is_ready() {
                 return Poll::Ready(Err(Stop::caller_gone()));
             }
+            if let Some(chunk) = waiting.pop() {
+                self.moved = true;
+                self.falling.chunk = chunk;
+                continue;
+            }
             if self.falling.drained {
                 let trailers = ready!(body.poll_trailers(cx)).map_err(|error| cut(&error))?;
                 let status = trailers.as_ref().and_then(fields::grpc_status);
                 self.meter.grpc_status = status.or(self.meter.grpc_status);
-                self.falling.finish(sink, trailers).map_err(gone)?;
+                let trailers = trailers.map(|fields| fields::trailers(fields, origin));
+                self.falling.finish(sink, trailers).map_err(|_| Stop::caller_gone())?;
                 break;
             }
             match ready!(body.poll_data(cx)) {
                 Some(Ok(chunk)) => {
-                    let bytes = chunk.len() as u64;
-                    self.meter.response_bytes = self.meter.response_bytes.saturating_add(bytes);
+                    self.moved = true;
+                    count_response(self.meter, &chunk);
                     self.falling.chunk = chunk;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(cut(&error))),
                 None => self.falling.drained = true,
             }
         }
+        self.caller.answer = Answer::Over;
         self.down = Down::Complete;
         Poll::Ready(Ok(()))
     }
@@ -508,12 +422,15 @@ impl Pump<'_> {
     /// Ends both streams as far as that is due, and says how it failed.
     fn fail(&mut self, stop: Stop) -> Failure {
         self.up.send_reset(h2::Reason::CANCEL);
-        match &mut self.down {
-            Down::Streaming { sink, .. } => sink.send_reset(stop.reason),
-            Down::Awaited(_) if self.answered || stop.refusal == Refusal::CallerGone => {
-                self.caller.respond.send_reset(stop.reason);
+        // Of what we end ourselves, a gRPC caller can still be told the reason.
+        let is_told = self.what.request.protocol == Protocol::Grpc
+            && matches!(stop.refusal, Refusal::BodiesHeld | Refusal::UpstreamTimeout);
+        match &self.caller.answer {
+            Answer::Streaming(_) if !is_told => self.caller.reset(stop.reason),
+            Answer::Awaited if self.answered || stop.refusal == Refusal::CallerGone => {
+                self.caller.reset(stop.reason);
             }
-            Down::Awaited(_) | Down::Complete => {}
+            Answer::Streaming(_) | Answer::Awaited | Answer::Over => {}
         }
         let retry = if self.answered { Retry::Never } else { stop.retry };
         if retry == Retry::Safe {
@@ -521,6 +438,29 @@ impl Pump<'_> {
         }
         Failure { refusal: stop.refusal, answered: self.answered, retry }
     }
+}
+
+/// Takes in what has come of a response that the caller takes none of. Never ready with success.
+fn take_in(
+    cx: &mut Context<'_>,
+    body: &mut h2::RecvStream,
+    waiting: &mut Held,
+    meter: &mut Meter,
+) -> Poll<Result<(), Stop>> {
+    loop {
+        match body.poll_data(cx) {
+            Poll::Ready(Some(Ok(chunk))) => {
+                count_response(meter, &chunk);
+                waiting.push_unpinned(chunk)?;
+            }
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(cut(&error))),
+            Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+        }
+    }
+}
+
+fn count_response(meter: &mut Meter, chunk: &Bytes) {
+    meter.response_bytes = meter.response_bytes.saturating_add(chunk.len() as u64);
 }
 
 /// What an error means that came in place of a request's body.

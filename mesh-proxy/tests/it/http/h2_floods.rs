@@ -1,6 +1,7 @@
 //! Callers that mean harm, at the level of frames: each is ended with ENHANCE_YOUR_CALM and costs nobody else.
 
 use mesh_proxy::http::Limits;
+use mesh_proxy::http::bodies::Bodies;
 use mesh_proxy::http::h2pump::Connection;
 use mesh_proxy::refusal::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
@@ -31,7 +32,7 @@ const HEAD: &[u8] = &[0x82, 0x86, 0x84, 0x41, 0x01, b'a'];
 /// Serves one connection: accepted streams are dropped. Returns how it ended and how many streams there were.
 async fn serve(io: DuplexStream) -> (Option<Refusal>, usize) {
     let limits = Limits::default();
-    let mut connection = match Connection::open(io, Vec::new(), &limits).await {
+    let mut connection = match Connection::open(io, Vec::new(), &limits, &Bodies::new(1 << 20)).await {
         Ok(connection) => connection,
         Err(refusal) => return (Some(refusal), 0),
     };

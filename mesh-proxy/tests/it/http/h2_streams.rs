@@ -1,131 +1,12 @@
 //! HTTP/2 streams through the pump: bodies, trailers, flow control, cancellation both ways, retries.
 
+use super::h2_world::{post, read_all, send_all, trailers, world, world_of};
 use bytes::Bytes;
 use h2::Reason;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
-use mesh_proxy::http::canonical::{Canonical, Intake};
-use mesh_proxy::http::h2pump::{Connection, Stream, StreamForward, Upstream, connect, forward};
-use mesh_proxy::http::{Failure, Limits, Meter, Origin, Retry};
-use mesh_proxy::refusal::{Malformed, Refusal, Refused};
+use http::{Method, Request, Response, StatusCode};
+use mesh_proxy::http::{Limits, Meter};
+use mesh_proxy::refusal::{Malformed, Refusal};
 use std::future::poll_fn;
-use std::sync::Arc;
-use tokio::io::{DuplexStream, duplex};
-use tokio::sync::mpsc;
-
-type Send = h2::client::SendRequest<Bytes>;
-type Accepted = (Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
-
-/// A caller's handle, what the origins accepted, and what became of the streams.
-struct World {
-    caller: Send,
-    origin: mpsc::UnboundedReceiver<Accepted>,
-    ends: mpsc::UnboundedReceiver<(Option<Failure>, Meter)>,
-}
-
-/// Joins a caller, the proxy's loop and `origins` origins (the next one is used after a safe failure).
-async fn world(limits: Limits, origins: usize) -> World {
-    let (near, far) = duplex(1 << 16);
-    let (accepted, origin) = mpsc::unbounded_channel();
-    let mut upstreams = Vec::new();
-    for _ in 0..origins {
-        let (proxy_side, origin_side) = duplex(1 << 16);
-        tokio::spawn(serve_origin(origin_side, accepted.clone()));
-        let (upstream, driver) = connect(proxy_side, &limits).await.unwrap();
-        tokio::spawn(driver);
-        upstreams.push(upstream);
-    }
-    let (report, ends) = mpsc::unbounded_channel();
-    tokio::spawn(proxy(far, upstreams, limits, report));
-    let (caller, driver) = h2::client::handshake(near).await.unwrap();
-    tokio::spawn(driver);
-    World { caller, origin, ends }
-}
-
-async fn serve_origin(io: DuplexStream, accepted: mpsc::UnboundedSender<Accepted>) {
-    let mut builder = h2::server::Builder::new();
-    builder.max_concurrent_streams(2);
-    let mut connection = builder.handshake(io).await.unwrap();
-    while let Some(Ok(stream)) = connection.accept().await {
-        let _ = accepted.send(stream);
-    }
-}
-
-async fn proxy(
-    io: DuplexStream,
-    upstreams: Vec<Upstream>,
-    limits: Limits,
-    report: mpsc::UnboundedSender<(Option<Failure>, Meter)>,
-) {
-    let mut connection = Connection::open(io, Vec::new(), &limits).await.unwrap();
-    while let Ok(Some(stream)) = connection.accept().await {
-        let (upstreams, limits, report) = (upstreams.clone(), limits.clone(), report.clone());
-        tokio::spawn(async move {
-            let _ = report.send(serve(stream, upstreams, &limits).await);
-        });
-    }
-}
-
-async fn serve(mut stream: Stream, upstreams: Vec<Upstream>, limits: &Limits) -> (Option<Failure>, Meter) {
-    let mut meter = Meter::default();
-    let head = std::mem::replace(&mut stream.head, Request::new(()).into_parts().0);
-    let judged: [Arc<str>; 1] = ["x-tenant".into()];
-    let intake = Intake { judged: &judged, default_port: Some(80) };
-    let request = match Canonical::from_h2(&head, &intake) {
-        Ok(request) => request,
-        Err(refusal) => {
-            stream.refuse(Refused::early(refusal));
-            return (Some(Failure { refusal, answered: true, retry: Retry::Never }), meter);
-        }
-    };
-    let mut append = HeaderMap::new();
-    append.insert("x-ours", "yes".parse().unwrap());
-    let what = StreamForward { request: &request, append: &append, origin: Origin::Application };
-    for upstream in upstreams {
-        match forward(&mut stream, what, upstream, limits, &mut meter).await.failure {
-            Some(Failure { retry: Retry::Safe, .. }) => {}
-            Some(failure) if !failure.answered => {
-                stream.refuse(Refused::early(failure.refusal));
-                return (Some(failure), meter);
-            }
-            failure => return (failure, meter),
-        }
-    }
-    stream.refuse(Refused::early(Refusal::NoEndpoints));
-    (None, meter)
-}
-
-fn post(path: &str) -> Request<()> {
-    Request::builder().method(Method::POST).uri(format!("http://app{path}")).body(()).unwrap()
-}
-
-/// Sends everything as the window allows.
-async fn send_all(stream: &mut h2::SendStream<Bytes>, bytes: Bytes) -> Result<(), Option<h2::Error>> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        stream.reserve_capacity(rest.len());
-        let room = match poll_fn(|cx| stream.poll_capacity(cx)).await {
-            Some(Ok(room)) => room,
-            Some(Err(error)) => return Err(Some(error)),
-            None => return Err(None),
-        };
-        stream.send_data(rest.split_to(room.min(rest.len())), false).map_err(Some)?;
-    }
-    Ok(())
-}
-
-async fn read_all(body: &mut h2::RecvStream) -> Result<(Vec<u8>, Option<HeaderMap>), h2::Error> {
-    let mut seen = Vec::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
-        seen.extend_from_slice(&chunk);
-        body.flow_control().release_capacity(chunk.len())?;
-    }
-    Ok((seen, body.trailers().await?))
-}
-
-fn trailers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-    pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_call_passes_with_bodies_and_trailers_both_ways() {
@@ -412,7 +293,7 @@ async fn a_grpc_caller_gets_refusals_as_a_status() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_an_origin_has_no_room_for_goes_elsewhere_in_time() {
-    let mut world = world(Limits::default(), 2).await;
+    let mut world = world_of(Limits::default(), 2, 2).await;
     let mut held = Vec::new();
     for path in ["/one", "/two"] {
         let (response, _) = world.caller.send_request(post(path), true).unwrap();

@@ -122,6 +122,32 @@ pub(crate) async fn grpc() -> SocketAddr {
     .await
 }
 
+/// gRPC over HTTP/2: answers each call with a first message, and goes on with a second when `go` is notified. A call of
+/// `/pkg.App/HangUp` ends its connection with everything on it.
+pub(crate) async fn watch(go: Arc<Notify>) -> SocketAddr {
+    tcp(move |stream| {
+        let go = Arc::clone(&go);
+        async move {
+            let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                if request.uri().path() == "/pkg.App/HangUp" {
+                    return;
+                }
+                let response = http::Response::builder().header("content-type", "application/grpc").body(());
+                let mut send = respond.send_response(response.unwrap(), false).unwrap();
+                let go = Arc::clone(&go);
+                tokio::spawn(async move {
+                    let _request = request;
+                    let _ = send.send_data("first".into(), false);
+                    go.notified().await;
+                    let _ = send.send_data("second".into(), true);
+                });
+            }
+        }
+    })
+    .await
+}
+
 /// An address on which nobody listens.
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

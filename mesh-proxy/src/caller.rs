@@ -1,0 +1,152 @@
+//! A caller's HTTP connection as both sides serve it: the next request or stream, unless something changes meanwhile.
+//!
+//! `inbound::http` and `outbound::http` bring what differs: who may stay, what is done with a request, how it is told. It
+//! never judges, forwards or records.
+
+use crate::connections::{Change, Registration};
+use crate::http::Retry;
+use crate::http::h1::{After, RequestHead, Server};
+use crate::http::h2pump::{Connection, Stream};
+use crate::refusal::Refusal;
+use crate::transport::Transport;
+use crate::worker::Worker;
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How long a kept-alive connection may still begin a request when the proxy drains: one that is under way already.
+const DRAIN_GRACE: Duration = Duration::from_millis(100);
+
+/// Why there is no further request on an HTTP/1 connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Over {
+    /// The caller or the proxy has ended it in good order.
+    End,
+    /// The caller may no longer be served.
+    Cut,
+    /// What came is no request, or came too late; to be told where it is not [`Refusal::CallerGone`].
+    Fault(Refusal),
+}
+
+/// Waits for the next request of an HTTP/1 connection, as long as its caller `may_stay`.
+///
+/// # Errors
+/// There is none; see [`Over`].
+pub(crate) async fn next_request(
+    worker: &Worker,
+    server: &mut Server<Transport>,
+    registration: &Registration,
+    may_stay: impl Fn() -> bool,
+) -> Result<RequestHead, Over> {
+    loop {
+        // Cancel safe: bytes that were read stay in the server; a change that was not taken comes again.
+        let head = tokio::select! {
+            biased;
+            change = registration.changed() => match change {
+                Change::Judge if may_stay() => continue,
+                Change::Judge => return Err(Over::Cut),
+                Change::Drain => {
+                    server.drain();
+                    let last = tokio::time::timeout(DRAIN_GRACE, server.read_request(&worker.limits));
+                    last.await.unwrap_or(Ok(None))
+                }
+            },
+            head = server.read_request(&worker.limits) => head,
+        };
+        return head.map_err(Over::Fault)?.ok_or(Over::End);
+    }
+}
+
+/// Ends an HTTP/1 connection where an answer was its last; gives it back where another request may follow.
+pub(crate) async fn go_on(
+    worker: &Worker,
+    server: Server<Transport>,
+    after: After,
+) -> Option<Server<Transport>> {
+    match after {
+        After::NextRequest if !worker.connections.is_draining() => return Some(server),
+        After::NextRequest | After::Close => server.end(&worker.limits).await,
+        After::Abort => server.io().reset_on_close(),
+    }
+    None
+}
+
+/// Carries the streams of an HTTP/2 connection to its end; `serve` makes the task of each. Those that are still open then
+/// are dropped.
+///
+/// # Errors
+/// The caller broke the protocol or flooded: to be told.
+pub(crate) async fn streams<F>(
+    worker: &Worker,
+    connection: &mut Connection<Transport>,
+    registration: &Registration,
+    may_stay: impl Fn() -> bool,
+    serve: impl Fn(Stream) -> F,
+) -> Result<(), Refusal>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let mut open = JoinSet::new();
+    if worker.connections.is_draining() {
+        connection.drain();
+    }
+    loop {
+        // Cancel safe: streams that were not returned are returned by the next call.
+        tokio::select! {
+            change = registration.changed() => match change {
+                Change::Drain => connection.drain(),
+                Change::Judge if may_stay() => {}
+                // Dropping connection and streams resets everything that is open on it.
+                Change::Judge => return Ok(()),
+            },
+            accepted = connection.accept() => match accepted {
+                Ok(Some(stream)) => {
+                    let panic = worker.panic_guard();
+                    let serving = serve(stream);
+                    open.spawn_local(async move {
+                        let _panic = panic;
+                        serving.await;
+                    });
+                }
+                Ok(None) | Err(Refusal::CallerGone) => return Ok(()),
+                Err(refusal) => return Err(refusal),
+            },
+            Some(_) = open.join_next(), if !open.is_empty() => {}
+        }
+    }
+}
+
+/// Why a stream that was dropped in the middle has ended, whose caller could have stayed.
+pub(crate) fn why_dropped(worker: &Worker) -> Refusal {
+    if worker.connections.is_draining() { Refusal::Draining } else { Refusal::CallerGone }
+}
+
+/// Whether a request goes out once more. Beyond what is provably unprocessed, only methods without effect on a kept
+/// connection that its peer closed at that moment (RFC 9110, section 9.2.1; RFC 9112, section 9.3.1).
+pub(crate) fn may_retry(retry: Retry, method: &str) -> bool {
+    match retry {
+        Retry::Safe => true,
+        Retry::IfIdempotent => matches!(method, "GET" | "HEAD" | "OPTIONS"),
+        Retry::Never => false,
+    }
+}
+
+/// Drives `work` to its end, unless a change makes `may_go_on` false: then `None`, and the work is dropped.
+pub(crate) async fn unless_cut<T>(
+    work: impl Future<Output = T>,
+    registration: &Registration,
+    mut may_go_on: impl FnMut() -> bool,
+) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    loop {
+        // The work is polled in place and only dropped to cut it; a change that was not taken comes again.
+        tokio::select! {
+            biased;
+            result = &mut work => return Some(result),
+            change = registration.changed() => {
+                if change == Change::Judge && !may_go_on() {
+                    return None;
+                }
+            }
+        }
+    }
+}
