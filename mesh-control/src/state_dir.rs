@@ -8,14 +8,20 @@
 //! | `store/` | 0700 | policy state, sealed |
 //! | `seal.key` | 0600 | what opens the seals |
 //!
+//! Nothing is used that somebody else could have put there: the directory and its entries belong to the user whom the
+//! control plane runs as, or to root, nobody else may write to them, and the lock is never reached through a link. Root
+//! could use other people's files just as well, which is why it must not.
+//!
 //! # Why the socket lets everybody connect
 //! Other users than the owner can hold one of the mesh's admin roles, and a `Workload` may belong to another uid. File
 //! modes know only owner and group, so the mode lets all in and each call is judged by the peer's uid: see
 //! `admin::access`. The alternative, a group for each role, needs root to set up and cannot say who did what.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use crate::admin::users;
+use rustix::fs::OFlags;
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// `sun_path` has 108 bytes on Linux and 104 elsewhere, with the final NUL; the rest is left for temporary names.
@@ -35,6 +41,44 @@ pub enum StateDirError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// It belongs to somebody else.
+    #[error(
+        "{path} belongs to {owner}, and this control plane runs as {us}: whoever owns it could replace what is read from it. \
+         Start the control plane as {owner}, give another --state-dir, or take it over: chown -R {uid} {dir}"
+    )]
+    Foreign {
+        /// The directory, or what in it.
+        path: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who we are.
+        us: String,
+        /// Our uid.
+        uid: u32,
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// Others may write to it.
+    #[error(
+        "others than its owner may write to {path} (mode {mode:04o}) and so change the mesh; if what is in it can be trusted: \
+         chmod go-w {path}; otherwise give another --state-dir"
+    )]
+    Writable {
+        /// The directory, or what in it.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Something else stands in its place.
+    #[error("{path} is {found}, not {wanted}; remove it, or give another --state-dir")]
+    Misplaced {
+        /// Where.
+        path: PathBuf,
+        /// What stands there.
+        found: &'static str,
+        /// What should.
+        wanted: &'static str,
     },
     /// Another control plane runs here.
     #[error(
@@ -83,17 +127,15 @@ impl StateDir {
             move |source| StateDirError::Io { action, path, source }
         };
         fs::DirBuilder::new().recursive(true).mode(0o711).create(path).map_err(io("create", path))?;
+        let directory = File::open(path).map_err(io("open", path))?;
+        let us = rustix::process::geteuid().as_raw();
+        let house = House { dir: path, us };
+        house.check(path, &directory.metadata().map_err(io("read", path))?)?;
+        house.check_entries()?;
         // An older directory may be 0700 or 0755; the owner may always set the mode.
-        fs::set_permissions(path, Permissions::from_mode(0o711)).map_err(io("set the mode of", path))?;
-        let lock_path = path.join("control.lock");
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(io("open", &lock_path))?;
+        directory.set_permissions(Permissions::from_mode(0o711)).map_err(io("set the mode of", path))?;
+        let mut lock = house.lock_file()?;
+        let lock_path = path.join(LOCK_NAME);
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
@@ -124,7 +166,7 @@ impl StateDir {
     /// # Errors
     /// When it can be neither found nor made.
     pub(crate) fn store(&self) -> Result<PathBuf, StateDirError> {
-        let path = self.path.join("store");
+        let path = self.path.join(STORE_NAME);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|source| StateDirError::Io { action: "create", path: path.clone(), source })?;
         Ok(path)
@@ -132,12 +174,96 @@ impl StateDir {
 
     /// The default place of the sealing key.
     pub(crate) fn seal_key(&self) -> PathBuf {
-        self.path.join("seal.key")
+        self.path.join(SEAL_KEY_NAME)
     }
 }
 
 /// The file name of the socket within the state directory.
 const SOCKET_NAME: &str = "control.sock";
+/// That of the lock.
+const LOCK_NAME: &str = "control.lock";
+/// That of the sealing key.
+const SEAL_KEY_NAME: &str = "seal.key";
+/// That of the store's directory.
+const STORE_NAME: &str = "store";
+
+/// A state directory that is looked at before it is used.
+struct House<'a> {
+    dir: &'a Path,
+    /// The user we run as.
+    us: u32,
+}
+
+impl House<'_> {
+    /// Whether something is ours (or root's) and nobody else's to write.
+    fn check(&self, path: &Path, found: &Metadata) -> Result<(), StateDirError> {
+        let name = |uid: u32| match users::name(uid) {
+            Some(name) => format!("uid {uid} ({name})"),
+            None => format!("uid {uid}"),
+        };
+        if found.uid() != self.us && found.uid() != 0 {
+            return Err(StateDirError::Foreign {
+                path: path.to_path_buf(),
+                owner: name(found.uid()),
+                us: name(self.us),
+                uid: self.us,
+                dir: self.dir.to_path_buf(),
+            });
+        }
+        // Everybody may write to the socket, see the head; a link has no mode of its own.
+        let has_mode = !found.file_type().is_socket() && !found.file_type().is_symlink();
+        let mode = found.mode() & 0o7777;
+        if has_mode && mode & 0o022 != 0 {
+            return Err(StateDirError::Writable { path: path.to_path_buf(), mode });
+        }
+        Ok(())
+    }
+
+    /// Checks what is there: a link as such, and what it leads to (a store may lie on another disk).
+    fn check_entries(&self) -> Result<(), StateDirError> {
+        for name in [LOCK_NAME, SOCKET_NAME, SEAL_KEY_NAME, STORE_NAME] {
+            let path = self.dir.join(name);
+            for found in [fs::symlink_metadata(&path), fs::metadata(&path)] {
+                match found {
+                    Ok(found) => self.check(&path, &found)?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(source) => return Err(StateDirError::Io { action: "read", path, source }),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The lock's file, made if missing, and certainly that: no link, no pipe, nobody else's.
+    fn lock_file(&self) -> Result<File, StateDirError> {
+        let path = self.dir.join(LOCK_NAME);
+        let misplaced =
+            |found| StateDirError::Misplaced { path: path.clone(), found, wanted: "a plain file" };
+        let io = |source| StateDirError::Io { action: "open", path: path.clone(), source };
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
+        let opened = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .custom_flags(i32::from_ne_bytes(flags.to_ne_bytes()))
+            .open(&path);
+        let lock = match opened {
+            Ok(lock) => lock,
+            Err(_) if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) => {
+                return Err(misplaced("a link"));
+            }
+            Err(source) => return Err(io(source)),
+        };
+        let found = lock.metadata().map_err(io)?;
+        if !found.is_file() {
+            return Err(misplaced("no plain file"));
+        }
+        self.check(&path, &found)?;
+        Ok(lock)
+    }
+}
 
 /// Binds the Unix socket so that every local user may connect.
 ///
@@ -188,5 +314,69 @@ mod tests {
         assert_eq!(mode(&path), 0o711);
         assert_eq!(mode(&state.store().unwrap()), 0o700);
         assert_eq!(mode(&path.join("control.lock")), 0o600);
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        for mode in [0o777, 0o1777, 0o775, 0o722] {
+            set_mode(dir.path(), mode);
+            let error = StateDir::claim(dir.path()).unwrap_err();
+            assert!(matches!(error, StateDirError::Writable { .. }), "{mode:o}: {error}");
+            assert!(error.to_string().contains("chmod go-w"), "{error}");
+            assert_eq!(fs::metadata(dir.path()).unwrap().mode() & 0o7777, mode);
+        }
+        set_mode(dir.path(), 0o755);
+        StateDir::claim(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn entries_that_others_may_write_to_are_refused() {
+        for name in [STORE_NAME, SEAL_KEY_NAME, LOCK_NAME] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(name);
+            if name == STORE_NAME { fs::create_dir(&path) } else { fs::write(&path, "") }.unwrap();
+            set_mode(&path, 0o666);
+            let error = StateDir::claim(dir.path()).unwrap_err();
+            assert!(matches!(&error, StateDirError::Writable { path: p, .. } if *p == path), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_lock_is_never_reached_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("precious");
+        fs::write(&elsewhere, "precious").unwrap();
+        set_mode(&elsewhere, 0o600);
+        let state = dir.path().join("state");
+        fs::create_dir(&state).unwrap();
+        set_mode(&state, 0o711);
+        std::os::unix::fs::symlink(&elsewhere, state.join(LOCK_NAME)).unwrap();
+        let error = StateDir::claim(&state).unwrap_err();
+        assert!(error.to_string().contains("is a link, not a plain file"), "{error}");
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "precious");
+    }
+
+    #[test]
+    fn root_does_not_use_what_is_somebody_elses() {
+        assert!(rustix::process::geteuid().is_root(), "this test needs root, to give files away");
+        let give = |path: &Path| std::os::unix::fs::lchown(path, Some(4242), None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        give(dir.path());
+        let error = StateDir::claim(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("belongs to uid 4242") && error.contains("chown -R 0 "), "{error}");
+        for name in [STORE_NAME, SEAL_KEY_NAME, LOCK_NAME, SOCKET_NAME] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(name);
+            fs::write(&path, "").unwrap();
+            set_mode(&path, 0o600);
+            give(&path);
+            let error = StateDir::claim(dir.path()).unwrap_err();
+            assert!(matches!(&error, StateDirError::Foreign { path: p, .. } if *p == path), "{error}");
+        }
     }
 }
