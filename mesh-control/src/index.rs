@@ -130,7 +130,7 @@ impl World {
             let same = |item: &&Item| matches!(item.part(), Part::Destination(old) if **old == destination);
             old.filter(same).cloned().unwrap_or_else(|| Item::new(Part::Destination(Arc::new(destination))))
         };
-        let destinations = destinations(&names, &members);
+        let destinations = destinations(&names, &members, &trust.revocations);
         let destinations = destinations.into_iter().map(|(service, found)| (service, item(found))).collect();
         let common = common_items(&trust_domain, &catalog, &trust, previous);
         let encoded = previous.filter(|world| Arc::ptr_eq(&world.catalog, &catalog)).map(Self::encoded_clone);
@@ -319,6 +319,7 @@ impl<'a> Names<'a> {
 fn destinations(
     names: &Names<'_>,
     members: &BTreeMap<WorkloadKey, Arc<Member>>,
+    revocations: &Revocations,
 ) -> BTreeMap<ServiceRef, Destination> {
     let mut found: BTreeMap<ServiceRef, Destination> = BTreeMap::new();
     for (name, service) in &names.services {
@@ -335,6 +336,10 @@ fn destinations(
         found.insert(name.clone(), Destination { service: name.clone(), ports: ports.collect(), endpoints });
     }
     for member in members.values() {
+        // Its stream is ended as well, but one that reads nothing takes its time with that, and nobody may call it now.
+        if revocations.identities.binary_search(&member.registered.key.id).is_ok() {
+            continue;
+        }
         for name in &member.services {
             let implicit = !names.services.contains_key(name);
             let destination = found.entry(name.clone()).or_insert_with(|| Destination {

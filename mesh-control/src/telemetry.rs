@@ -44,7 +44,7 @@ pub(crate) struct TelemetryService {
 #[tonic::async_trait]
 impl Telemetry for TelemetryService {
     async fn report(&self, request: Request<Streaming<ProxyReport>>) -> Result<Response<ReportAck>, Status> {
-        let peer = proven_peer(&request)?;
+        let (peer, _) = proven_peer(&request)?;
         let instance = peer.instance.as_ref().map_or("", |instance| instance.as_str());
         let from = Reporter { id: peer.id.as_str(), instance };
         let Some(paced) = self.pace.enter(from, clock::monotonic()) else {

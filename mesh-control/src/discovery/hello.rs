@@ -6,7 +6,7 @@ use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::discovery::{optional_protocol, port};
 use mesh_proto::wire::v1;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use tonic::Status;
 
 /// Services a proxy may subscribe to. A workload calls some tens; subscribing to a whole big mesh is not what it is for.
@@ -35,7 +35,12 @@ pub(crate) struct Greeting {
 ///
 /// # Errors
 /// Says which claim cannot be true or has no meaning; nothing is registered then.
-pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, claims: Claims) -> Result<Greeting, Status> {
+pub(crate) fn read(
+    hello: v1::Hello,
+    peer: &PeerIdentity,
+    from: IpAddr,
+    claims: Claims,
+) -> Result<Greeting, Status> {
     let v1::Hello { instance, workload, version, address, ports, labels, subscriptions, revision: _, digest } =
         hello;
     let proven = peer.instance.as_ref().ok_or_else(|| {
@@ -53,14 +58,15 @@ pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, claims: Claims) -> Res
     let Some((namespace, _)) = peer.id.workload() else {
         return Err(Status::permission_denied(format!("{} is not the identity of a workload", peer.id)));
     };
-    let address: SocketAddr = address.parse().map_err(|_| {
-        Status::invalid_argument(format!(
-            "address {:?} is not IP:PORT; give what other proxies can reach",
-            cut(&address)
-        ))
-    })?;
-    if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-        return Err(Status::invalid_argument(format!("nobody can connect to the address {address}")));
+    let address = read_address(&address)?;
+    let ports = read_ports(ports)?;
+    if !ports.is_empty() && is_for_its_own_machine(address.ip()) && !is_same_machine(from, address.ip()) {
+        return Err(Status::invalid_argument(format!(
+            "{proven} comes from {} and wants to be called at {address}, which other machines cannot reach: start it with \
+             --listen and an address that they can, for instance --listen {}, or without ports",
+            from.to_canonical(),
+            SocketAddr::new(from.to_canonical(), address.port()),
+        )));
     }
     if digest.len() > 64 {
         return Err(Status::invalid_argument("the digest is longer than any"));
@@ -71,7 +77,7 @@ pub(crate) fn read(hello: v1::Hello, peer: &PeerIdentity, claims: Claims) -> Res
         namespace,
         workload: workload.parse().map_err(|error| Status::invalid_argument(format!("workload: {error}")))?,
         address,
-        ports: read_ports(ports)?,
+        ports,
         labels: read_labels(labels)?,
         version,
         claims,
@@ -93,6 +99,35 @@ pub(crate) fn read_subscriptions(names: Vec<v1::ServiceName>) -> Result<BTreeSet
     }
     let read = names.into_iter().map(ServiceRef::try_from).collect::<Result<_, _>>();
     read.map_err(|error| Status::invalid_argument(format!("subscriptions: {error}")))
+}
+
+fn read_address(text: &str) -> Result<SocketAddr, Status> {
+    let address: SocketAddr = text.parse().map_err(|_| {
+        Status::invalid_argument(format!(
+            "address {:?} is not IP:PORT; give what other proxies can reach",
+            cut(text)
+        ))
+    })?;
+    let ip = address.ip().to_canonical();
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast {
+        return Err(Status::invalid_argument(format!("nobody can connect to the address {address}")));
+    }
+    Ok(address)
+}
+
+/// Whether an address means something else on each machine or link: callers elsewhere would reach a neighbour of theirs, or
+/// themselves.
+fn is_for_its_own_machine(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
+}
+
+/// Whether a peer is where we are, or speaks from the very address that it names.
+fn is_same_machine(from: IpAddr, named: IpAddr) -> bool {
+    from.to_canonical().is_loopback() || from.to_canonical() == named.to_canonical()
 }
 
 fn read_ports(ports: Vec<v1::InboundPort>) -> Result<Vec<InboundPort>, Status> {
@@ -139,3 +174,6 @@ fn read_labels(
 fn cut(text: &str) -> String {
     text.chars().take(80).collect()
 }
+
+#[cfg(test)]
+mod tests;

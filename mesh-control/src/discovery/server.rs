@@ -6,7 +6,7 @@
 use crate::clock;
 use crate::discovery::fanout::{Mesh, ProxyState};
 use crate::discovery::hello::{self, Greeting};
-use crate::discovery::subscriber::{ANSWER_DEADLINE, Comparison, Subscriber};
+use crate::discovery::subscriber::{ANSWER_DEADLINE, Refusal, Subscriber};
 use crate::index::World;
 use crate::local::registry::{Claims, Generation, WorkloadKey};
 use crate::metrics::Metrics;
@@ -18,6 +18,7 @@ use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::v1::discovery_server::Discovery;
 use mesh_proto::wire::v1::{self, ControlMessage, ProxyMessage};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -57,7 +58,7 @@ impl Discovery for DiscoveryService {
     type StreamStream = Answers;
 
     async fn stream(&self, request: Request<Streaming<ProxyMessage>>) -> Result<Response<Answers>, Status> {
-        let peer = proven_peer(&request)?;
+        let (peer, from) = proven_peer(&request)?;
         let session = Session {
             mesh: self.mesh.clone(),
             vouching: self.vouching.clone(),
@@ -66,6 +67,7 @@ impl Discovery for DiscoveryService {
             world: self.mesh.watch(),
             inbound: request.into_inner(),
             peer,
+            from,
             proxy: None,
             budget: Budget::default(),
             is_over: false,
@@ -74,13 +76,13 @@ impl Discovery for DiscoveryService {
     }
 }
 
-/// The verified peer of a call.
+/// The verified peer of a call, and from where it comes.
 ///
 /// # Errors
 /// The caller has no certificate.
-pub(crate) fn proven_peer<T>(request: &Request<T>) -> Result<Arc<PeerIdentity>, Status> {
+pub(crate) fn proven_peer<T>(request: &Request<T>) -> Result<(Arc<PeerIdentity>, IpAddr), Status> {
     match request.extensions().get::<Caller>() {
-        Some(Caller::Tls(TlsCaller { peer: Some(peer), .. })) => Ok(peer.clone()),
+        Some(Caller::Tls(TlsCaller { peer: Some(peer), address })) => Ok((peer.clone(), address.ip())),
         _ => Err(Status::unauthenticated(
             "this call needs a certificate of the mesh; get one from the Identity service first",
         )),
@@ -125,6 +127,7 @@ struct Session {
     world: watch::Receiver<Arc<World>>,
     inbound: Streaming<ProxyMessage>,
     peer: Arc<PeerIdentity>,
+    from: IpAddr,
     proxy: Option<Proxy>,
     budget: Budget,
     is_over: bool,
@@ -244,8 +247,12 @@ impl Session {
                 Ok(next)
             }
             Kind::Refusal(refusal) => {
+                let Some(Refusal::Noted(next)) =
+                    subscriber.map(|subscriber| subscriber.refuse(&refusal, now))
+                else {
+                    return Ok(None);
+                };
                 self.metrics.update_refused();
-                let next = subscriber.and_then(|subscriber| subscriber.refuse(&refusal, now));
                 tracing::warn!(
                     instance = %proxy.key.instance,
                     revision = refusal.revision,
@@ -271,7 +278,7 @@ impl Session {
         self.check_trust()?;
         let claims = self.vouching.claims_of(&self.peer);
         let Greeting { workload, subscriptions, digest } =
-            hello::read(hello, &self.peer, claims).map_err(End::refused)?;
+            hello::read(hello, &self.peer, self.from, claims).map_err(End::refused)?;
         let key = workload.key.clone();
         tracing::info!(
             identity = %key.id, instance = %key.instance, workload = %workload.workload, address = %workload.address,
@@ -316,21 +323,22 @@ impl Session {
     }
 
     fn compare(&mut self, digest: v1::Digest, now: Instant) -> Result<Option<v1::Update>, End> {
-        let world = self.world.borrow().clone();
         let Some(proxy) = &mut self.proxy else { return Ok(None) };
         if !digest.svid_serial.is_empty() && digest.svid_serial.len() <= 20 {
             proxy.serial = Some(digest.svid_serial.clone());
         }
+        let Some(subscriber) = proxy.subscriber.as_mut().filter(|known| known.is_comparable(&digest, now))
+        else {
+            return Ok(None);
+        };
+        let world = self.world.borrow().clone();
         let wanted = snapshot::wanted(&world, &proxy.key, &proxy.subscriptions, &mut proxy.inbound);
-        let (Some(subscriber), Some(wanted)) = (&mut proxy.subscriber, wanted) else { return Ok(None) };
-        match subscriber.compare(&digest, wanted, now) {
-            Comparison::Same | Comparison::NotNow => Ok(None),
-            Comparison::Diverged(update) => {
-                self.metrics.resynchronised();
-                tracing::warn!(instance = %proxy.key.instance, "a proxy held something else than it should; sent it all anew");
-                Ok(Some(update))
-            }
+        let update = wanted.and_then(|wanted| subscriber.compare(&digest, wanted, now));
+        if update.is_some() {
+            self.metrics.resynchronised();
+            tracing::warn!(instance = %proxy.key.instance, "a proxy held something else than it should; sent it all anew");
         }
+        Ok(update)
     }
 
     /// A revoked peer loses its stream, whatever its certificate said when it connected.

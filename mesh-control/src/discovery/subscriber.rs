@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How long an answer is waited for before the newest state is sent whole, whatever became of the last update. Applying
 /// one takes a proxy milliseconds; a proxy that is starved of CPU is not helped by more updates.
 pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// A proxy that holds something else than it should gets everything anew at most this often. An honest one is in step after
+/// the first time; one that says so again and again would have everything sent to it in a circle.
+pub(crate) const RESYNC_PAUSE: Duration = Duration::from_secs(10);
 /// A reason given by a proxy is cut to this, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
@@ -33,6 +36,8 @@ pub(crate) struct Subscriber {
     next: Option<Wanted>,
     confirmed: Confirmed,
     confirmed_at: Instant,
+    /// When it was last brought back into step.
+    resynced_at: Option<Instant>,
     /// The last refusal and the digest of what was refused, until a later update is accepted.
     refusal: Option<(Refused, [u8; 32])>,
 }
@@ -68,6 +73,7 @@ impl Subscriber {
             next: None,
             confirmed: Confirmed::default(),
             confirmed_at: now,
+            resynced_at: None,
             refusal: None,
         };
         let wanted_digest = wanted.items.digest();
@@ -115,24 +121,38 @@ impl Subscriber {
     }
 
     /// The proxy could not use what it was sent and keeps what it had. The same state is not sent again; the next one is.
-    pub(crate) fn refuse(&mut self, refusal: &v1::Refusal, now: Instant) -> Option<v1::Update> {
-        let flight = self.flight.take()?;
+    ///
+    /// What refers to no update that is under way (an answer that came too late, or was made up) changes nothing.
+    pub(crate) fn refuse(&mut self, refusal: &v1::Refusal, now: Instant) -> Refusal {
+        let Some(flight) = self.flight.take_if(|flight| flight.wanted.revision == refusal.revision) else {
+            return Refusal::Stale;
+        };
         let reason = refusal.reason.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
         self.refusal = Some((Refused { revision: flight.wanted.revision, reason }, flight.digest));
-        self.send_next(now)
+        Refusal::Noted(self.send_next(now))
+    }
+
+    /// Whether a digest of the proxy is worth a look at what it should have.
+    pub(crate) fn is_comparable(&self, digest: &v1::Digest, now: Instant) -> bool {
+        let is_early =
+            self.resynced_at.is_some_and(|then| now.saturating_duration_since(then) < RESYNC_PAUSE);
+        // While an update is under way, what the proxy sent before it arrived means nothing.
+        self.flight.is_none() && self.held.is_some() && self.held_digest != *digest.digest && !is_early
     }
 
     /// What the proxy says it holds. Returns the whole state if it holds something else than it should.
-    pub(crate) fn compare(&mut self, digest: &v1::Digest, wanted: Wanted, now: Instant) -> Comparison {
-        if self.flight.is_some() || self.held.is_none() {
-            // An update is under way; what the proxy sent before it arrived means nothing.
-            return Comparison::NotNow;
-        }
-        if self.held_digest == *digest.digest {
-            return Comparison::Same;
+    pub(crate) fn compare(
+        &mut self,
+        digest: &v1::Digest,
+        wanted: Wanted,
+        now: Instant,
+    ) -> Option<v1::Update> {
+        if !self.is_comparable(digest, now) {
+            return None;
         }
         self.held = None;
-        self.offer(wanted, now).map_or(Comparison::NotNow, Comparison::Diverged)
+        self.resynced_at = Some(now);
+        self.offer(wanted, now)
     }
 
     /// Called when [`ANSWER_DEADLINE`] has passed: forgets what is under way and sends the newest state whole.
@@ -180,15 +200,13 @@ impl Subscriber {
     }
 }
 
-/// What a proxy's digest says.
+/// What became of a proxy's refusal.
 #[derive(Debug)]
-pub(crate) enum Comparison {
-    /// It holds what it should.
-    Same,
-    /// It cannot be compared at this moment.
-    NotNow,
-    /// It holds something else; this brings it back.
-    Diverged(v1::Update),
+pub(crate) enum Refusal {
+    /// It refers to nothing that is under way.
+    Stale,
+    /// It is noted; this is sent next, if more has happened meanwhile.
+    Noted(Option<v1::Update>),
 }
 
 #[cfg(test)]

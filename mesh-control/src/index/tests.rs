@@ -125,3 +125,25 @@ fn a_workload_resource_names_its_user() {
     assert_eq!(owner("spiffe://mesh.local/ns/shop/sa/web"), None);
     assert_eq!(owner("spiffe://mesh.local/ns/default/sa/till"), None);
 }
+
+#[test]
+fn a_revoked_identity_answers_for_nothing_although_its_stream_is_still_there() {
+    let members =
+        || vec![registered("web", "web", Claims::Unproven), registered("pay", "pay", Claims::Unproven)];
+    let before = check(&[], members(), &["shop/pay=pay-1", "shop/web=web-1"]);
+    let trust = Trust {
+        revocations: Revocations { serials: Vec::new(), identities: vec![members()[0].key.id.clone()] },
+        ..(*before.trust).clone()
+    };
+    let parts = Parts {
+        trust_domain: before.trust_domain.clone(),
+        revision: 1,
+        catalog: before.catalog.clone(),
+        workloads: members().into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
+        trust: Arc::new(trust),
+        trust_generation: 1,
+    };
+    let after = World::build(parts, Some(&before));
+    assert_eq!(after.destinations.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/pay"]);
+    assert_eq!(after.members.len(), 2);
+}

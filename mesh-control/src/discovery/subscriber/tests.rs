@@ -66,7 +66,7 @@ fn what_was_refused_is_not_sent_again_but_the_next_state_is() {
     let mut subscriber = settled(now);
     assert!(subscriber.offer(state(2, 2), now).is_some());
     let refusal = v1::Refusal { revision: 2, reason: "bad\u{1b}[31m".into() };
-    assert!(subscriber.refuse(&refusal, now).is_none());
+    assert!(matches!(subscriber.refuse(&refusal, now), Refusal::Noted(None)));
     assert_eq!(subscriber.refusal().unwrap().reason, "bad[31m", "no control characters reach a terminal");
     assert!(subscriber.offer(state(2, 3), now).is_none(), "the same state, at a later revision");
     let update = subscriber.offer(state(3, 4), now).expect("another state");
@@ -94,8 +94,12 @@ fn a_stale_or_invented_answer_changes_nothing() {
     assert_eq!((subscriber.confirmed().revision, subscriber.waiting_since()), (1, Some(now)));
     let none = v1::Refusal { revision: 9, reason: String::new() };
     subscriber.acknowledge(&ack(&state(2, 2)), now);
-    assert!(subscriber.refuse(&none, now).is_none());
+    assert!(matches!(subscriber.refuse(&none, now), Refusal::Stale));
     assert_eq!(subscriber.refusal(), None, "nothing was under way");
+    // Nor does one that refers to what was sent before.
+    subscriber.offer(state(3, 3), now).unwrap();
+    assert!(matches!(subscriber.refuse(&none, now), Refusal::Stale));
+    assert_eq!((subscriber.refusal(), subscriber.waiting_since()), (None, Some(now)));
 }
 
 #[test]
@@ -119,10 +123,24 @@ fn a_digest_is_only_compared_when_nothing_is_under_way() {
     let mut subscriber = settled(now);
     let digest = |bytes: Vec<u8>| v1::Digest { revision: 1, digest: bytes, svid_serial: Vec::new() };
     let right = digest(state(1, 1).items.digest().to_vec());
-    assert!(matches!(subscriber.compare(&right, state(1, 1), now), Comparison::Same));
-    match subscriber.compare(&digest(vec![9; 32]), state(1, 1), now) {
-        Comparison::Diverged(update) => assert!(update.full),
-        other => panic!("{other:?}"),
+    assert!(subscriber.compare(&right, state(1, 1), now).is_none(), "it is in step");
+    let wrong = digest(vec![9; 32]);
+    assert!(subscriber.compare(&wrong, state(1, 1), now).expect("everything anew").full);
+    assert!(subscriber.compare(&wrong, state(1, 1), now).is_none(), "an update is under way");
+}
+
+#[test]
+fn a_proxy_that_is_never_in_step_is_not_sent_everything_in_a_circle() {
+    let now = start();
+    let mut subscriber = settled(now);
+    let wrong = v1::Digest { revision: 1, digest: vec![9; 32], svid_serial: Vec::new() };
+    let mut sent = 0;
+    for millis in 0..20_000 {
+        let now = now + Duration::from_millis(millis);
+        if subscriber.compare(&wrong, state(1, 1), now).is_some() {
+            sent += 1;
+            subscriber.acknowledge(&ack(&state(1, 1)), now);
+        }
     }
-    assert!(matches!(subscriber.compare(&digest(vec![9; 32]), state(1, 1), now), Comparison::NotNow));
+    assert_eq!(sent, 2, "once, and once more after the pause");
 }
