@@ -1,5 +1,9 @@
-"""A gRPC server made of grpcio alone: one unary, one server-streaming and one bidirectional method over raw bytes."""
+"""A gRPC server made of grpcio alone: unary, server-streaming and bidirectional methods over raw bytes.
+
+`Watch` streams a first message at once and a second one when `Release` is called.
+"""
 import sys
+import threading
 from concurrent import futures
 
 import grpc
@@ -22,12 +26,29 @@ def chat(requests, context):
         yield b"echo " + request
 
 
+released = threading.Event()
+
+
+def watch(request, context):
+    yield b"first"
+    while context.is_active() and not released.wait(0.05):
+        pass
+    yield b"second"
+
+
+def release(request, context):
+    released.set()
+    return b"released"
+
+
 same = {"request_deserializer": None, "response_serializer": None}
 handler = grpc.method_handlers_generic_handler(
     "test.Peer",
     {
         "Reverse": grpc.unary_unary_rpc_method_handler(unary, **same),
         "Count": grpc.unary_stream_rpc_method_handler(stream, **same),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch, **same),
+        "Release": grpc.unary_unary_rpc_method_handler(release, **same),
         "Chat": grpc.stream_stream_rpc_method_handler(chat, **same),
     },
 )
