@@ -61,7 +61,8 @@ pub struct Rate {
 /// What a rate counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Unit {
-    /// HTTP requests and gRPC calls.
+    /// HTTP requests and gRPC calls. A connection to a port that is declared tcp or tls counts as one; bytes on an undeclared
+    /// port, which may be requests, are refused where requests are limited.
     Requests,
     /// Connections.
     Connections,
@@ -91,7 +92,13 @@ impl Rate {
         let per_ns = u64::try_from(self.per.as_nanos()).unwrap_or(u64::MAX).max(1);
         let amount = self.amount.max(1);
         let bare = Gcra { per_ns, amount, burst_ns: 0, one_ns: per_ns.div_ceil(amount) };
-        Gcra { burst_ns: bare.time_for(self.burst.max(1)), ..bare }
+        let burst = self.burst.max(1);
+        let burst_ns = match self.unit {
+            // What is taken one by one takes a whole number of nanoseconds each: rounded once, the last of a burst has no room.
+            Unit::Requests | Unit::Connections => burst.saturating_mul(bare.one_ns),
+            Unit::Bytes => bare.time_for(burst),
+        };
+        Gcra { burst_ns, ..bare }
     }
 }
 

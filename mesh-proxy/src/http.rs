@@ -16,6 +16,8 @@ mod field;
 pub mod h1;
 pub mod h2pump;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// What a caller or an origin may ask of a connection. Every wait and every buffer of this module has its bound here.
@@ -62,6 +64,36 @@ pub struct Limits {
     pub interim_max: u32,
     /// Bytes of a request body; `None`: any.
     pub body_bytes_max: Option<u64>,
+    /// Told of payload bytes as they pass, where a limit counts them; whoever drives the exchange slows it down.
+    pub passed: Option<Passed>,
+}
+
+/// Payload bytes that one exchange has moved so far, both directions together.
+#[derive(Clone, Debug, Default)]
+pub struct Passed(Arc<AtomicU64>);
+
+impl Passed {
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for Passed {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Passed {}
+
+impl Limits {
+    /// So many payload bytes have passed.
+    pub(crate) fn tell_passed(&self, bytes: u64) {
+        if let Some(Passed(passed)) = &self.passed {
+            passed.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Default for Limits {
@@ -85,6 +117,7 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(2),
             interim_max: 8,
             body_bytes_max: None,
+            passed: None,
         }
     }
 }

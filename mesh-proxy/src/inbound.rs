@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod local;
 pub(crate) mod opaque;
+mod pace;
 pub(crate) mod shares;
 pub(crate) mod strangers;
 

@@ -4,8 +4,9 @@
 //! and counts; refusing is the caller's part. Never reads a clock.
 //!
 //! # Why
-//! What a limit applies to is judged by the access evaluator itself (each limit's operations are compiled as one allow
-//! rule), so that a path or a header means the same in a limit as in a policy. All workers of the process share one
+//! What a limit applies to is judged by the access evaluator itself (each limit's operations are compiled as one deny
+//! rule), so that a path or a header means the same in a limit as in a policy, and what is in doubt counts: gRPC methods
+//! under any content type, a header if any of its values fits, opaque bytes that may be requests. All workers of the process share one
 //! table for each limit behind a mutex that is held for a hash look-up: with one worker it is never contended, and with
 //! several a rate is the rate, not the rate times workers.
 
@@ -13,7 +14,7 @@ mod table;
 
 use mesh_proto::limit::{Gcra, LimitKey, RateLimit, Unit};
 use mesh_proto::policy::compile::PolicySet;
-use mesh_proto::policy::evaluate::{Outcome, Request, SourceFacts};
+use mesh_proto::policy::evaluate::{DenyReason, Outcome, Request, SourceFacts};
 use mesh_proto::policy::model::{Action, Mode, Policy, PolicyInputs, Rule, Scope, Source};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -49,7 +50,25 @@ pub(crate) enum Subject {
     /// A connection that carries HTTP requests: only limits that count connections have a say.
     HttpConnection,
     /// An opaque connection.
-    Tunnel,
+    Tunnel(Bytes),
+}
+
+/// What is known of the bytes of an opaque connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Bytes {
+    /// The workload declared the port as tcp or tls: it takes no requests, so that each connection counts as one.
+    Declared,
+    /// They may be requests that their sender gave another look. Where requests are limited, they cannot be let pass.
+    Undeclared,
+}
+
+/// Whether a limit is about what is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Coverage {
+    No,
+    Yes,
+    /// It depends on a request, and there is none to look at.
+    NeedsHttp,
 }
 
 /// Why a request or connection is over a limit.
@@ -57,20 +76,49 @@ pub(crate) enum Subject {
 pub(crate) struct Limited {
     /// The limit's name.
     pub(crate) limit: String,
-    /// When to come again; `None` when that depends on others (requests in flight).
-    pub(crate) retry_after: Option<Duration>,
+    /// What about it.
+    pub(crate) why: Why,
+}
+
+/// What about a limit refuses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Why {
+    /// Its rate is used up until then.
+    Rate(Duration),
+    /// Too many are in flight.
+    InFlight,
+    /// It counts requests, and these bytes may be requests that cannot be counted.
+    NeedsHttp,
 }
 
 /// What one admitted request or connection holds: its places among those in flight, and the buckets that its bytes are
 /// charged to. Gives the places back when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Grant {
-    places: Vec<(Arc<Limit>, Key)>,
-    bytes: Vec<(Gcra, Arc<AtomicU64>)>,
+    held: Vec<Held>,
     body_bytes_max: Option<u64>,
     started: Option<Instant>,
     /// Names of limits in audit mode that would have refused.
     pub(crate) audited: Vec<String>,
+}
+
+/// What is held of one limit.
+#[derive(Debug)]
+struct Held {
+    limit: Arc<Limit>,
+    key: Key,
+    /// Whether it is counted among those in flight.
+    has_place: bool,
+    /// Where its bytes are charged.
+    bytes: Option<(Gcra, Arc<AtomicU64>)>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.has_place {
+            self.limit.release(self.key);
+        }
+    }
 }
 
 impl Limits {
@@ -104,19 +152,43 @@ impl Limits {
         ip: IpAddr,
         now: Instant,
     ) -> Result<Grant, Limited> {
-        let mut grant = Grant::default();
-        grant.started = Some(self.started);
+        let mut grant = Grant { started: Some(self.started), ..Grant::default() };
+        self.admit_more(request, subject, (ip, now), &mut grant)?;
+        Ok(grant)
+    }
+
+    /// What was admitted has turned out to be something else (TLS, not plain TCP): admits it to the limits that it was not
+    /// counted by yet, and gives back its places in those that are not about it.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`].
+    pub(crate) fn admit_more(
+        &self,
+        request: &Request<'_>,
+        subject: Subject,
+        (ip, now): (IpAddr, Instant),
+        grant: &mut Grant,
+    ) -> Result<(), Limited> {
         let now_ns = nanos(now.saturating_duration_since(self.started));
-        for limit in self.entries.iter().filter(|limit| limit.is_about(subject) && limit.covers(request)) {
-            let key = self.key(limit, request, ip);
-            let result = limit.admit(key, subject, now_ns, &mut grant);
+        grant.held.retain(|held| held.limit.covers(request) != Coverage::No);
+        for limit in self.entries.iter().filter(|limit| limit.is_about(subject)) {
+            let result = match (limit.covers(request), subject) {
+                _ if grant.held.iter().any(|held| Arc::ptr_eq(&held.limit, limit)) => continue,
+                (Coverage::No, _) | (Coverage::NeedsHttp, Subject::Tunnel(Bytes::Declared)) => continue,
+                (Coverage::NeedsHttp, Subject::Tunnel(Bytes::Undeclared)) => Err(Why::NeedsHttp),
+                (Coverage::Yes, Subject::Tunnel(Bytes::Undeclared)) if limit.counts_requests() => {
+                    Err(Why::NeedsHttp)
+                }
+                _ => limit.admit(self.key(limit, request, ip), subject, now_ns, grant),
+            };
+            let name = || limit.rule.name.to_string();
             match (result, limit.rule.mode) {
                 (Ok(()), _) => {}
-                (Err(limited), Mode::Enforce) => return Err(limited),
-                (Err(limited), Mode::Audit) => grant.audited.push(limited.limit),
+                (Err(why), Mode::Enforce) => return Err(Limited { limit: name(), why }),
+                (Err(_), Mode::Audit) => grant.audited.push(name()),
             }
         }
-        Ok(grant)
+        Ok(())
     }
 
     fn key(&self, limit: &Limit, request: &Request<'_>, ip: IpAddr) -> Key {
@@ -153,13 +225,22 @@ impl Limit {
         match subject {
             Subject::Request => !counts_connections,
             Subject::HttpConnection => counts_connections,
-            Subject::Tunnel => true,
+            Subject::Tunnel(_) => true,
         }
     }
 
-    fn covers(&self, request: &Request<'_>) -> bool {
-        let Some(covers) = &self.covers else { return true };
-        matches!(covers.authorize(request).outcome, Outcome::Allowed { by: Some(_), .. })
+    fn covers(&self, request: &Request<'_>) -> Coverage {
+        let Some(covers) = &self.covers else { return Coverage::Yes };
+        match covers.authorize(request).outcome {
+            Outcome::Allowed { .. } => Coverage::No,
+            Outcome::Denied(denial) if denial.reason == DenyReason::NeedsHttp => Coverage::NeedsHttp,
+            Outcome::Denied(_) => Coverage::Yes,
+        }
+    }
+
+    /// Whether it holds for requests, whatever carries them.
+    fn counts_requests(&self) -> bool {
+        matches!(self.gcra, Some((Unit::Requests, _))) || self.rule.body_bytes_max.is_some()
     }
 
     fn admit(
@@ -168,31 +249,34 @@ impl Limit {
         subject: Subject,
         now_ns: u64,
         grant: &mut Grant,
-    ) -> Result<(), Limited> {
-        let over = |retry_after| Limited { limit: self.rule.name.to_string(), retry_after };
+    ) -> Result<(), Why> {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let is_idle = |bucket: &AtomicU64| self.gcra.is_none_or(|(_, gcra)| gcra.is_full(bucket, now_ns));
-        let Some(slot) = table.slot(key, is_idle) else { return Err(over(None)) };
+        let Some(slot) = table.slot(key, is_idle) else { return Err(Why::InFlight) };
         if let Some(most) = self.rule.concurrent
             && slot.in_flight >= most
         {
-            return Err(over(None));
+            return Err(Why::InFlight);
         }
+        let mut bytes = None;
         match (self.gcra, subject) {
-            (Some((Unit::Requests, gcra)), Subject::Request)
-            | (Some((Unit::Connections, gcra)), Subject::HttpConnection | Subject::Tunnel) => {
-                gcra.take(&slot.bucket, now_ns, 1).map_err(|wait| over(Some(wait)))?;
+            (Some((Unit::Requests, gcra)), Subject::Request | Subject::Tunnel(_))
+            | (Some((Unit::Connections, gcra)), Subject::HttpConnection | Subject::Tunnel(_)) => {
+                gcra.take(&slot.bucket, now_ns, 1).map_err(Why::Rate)?;
             }
             (Some((Unit::Bytes, gcra)), _) => {
                 // Admitted while the bucket has anything; what is carried is charged as it is carried.
-                gcra.take(&slot.bucket, now_ns, 1).map_err(|wait| over(Some(wait)))?;
-                grant.bytes.push((gcra, Arc::clone(&slot.bucket)));
+                gcra.take(&slot.bucket, now_ns, 1).map_err(Why::Rate)?;
+                bytes = Some((gcra, Arc::clone(&slot.bucket)));
             }
             _ => {}
         }
-        if self.rule.concurrent.is_some() {
+        let has_place = self.rule.concurrent.is_some();
+        if has_place {
             slot.in_flight = slot.in_flight.saturating_add(1);
-            grant.places.push((Arc::clone(self), key));
+        }
+        if has_place || bytes.is_some() || matches!(subject, Subject::Tunnel(_)) {
+            grant.held.push(Held { limit: Arc::clone(self), key, has_place, bytes });
         }
         if let (Some(most), Mode::Enforce) = (self.rule.body_bytes_max, self.rule.mode) {
             grant.body_bytes_max = Some(grant.body_bytes_max.map_or(most, |other| other.min(most)));
@@ -213,27 +297,19 @@ impl Grant {
 
     /// Whether bytes are counted at all.
     pub(crate) fn counts_bytes(&self) -> bool {
-        !self.bytes.is_empty()
+        self.held.iter().any(|held| held.bytes.is_some())
     }
 
     /// Charges bytes that were carried; the answer is how long to wait before carrying more, zero mostly.
     pub(crate) fn charge(&self, bytes: u64, now: Instant) -> Duration {
         let started = self.started.unwrap_or(now);
         let now_ns = nanos(now.saturating_duration_since(started));
-        let wait = |(gcra, bucket): &(Gcra, Arc<AtomicU64>)| gcra.charge(bucket, now_ns, bytes);
-        self.bytes.iter().map(wait).max().unwrap_or_default()
+        let buckets = self.held.iter().filter_map(|held| held.bytes.as_ref());
+        buckets.map(|(gcra, bucket)| gcra.charge(bucket, now_ns, bytes)).max().unwrap_or_default()
     }
 }
 
-impl Drop for Grant {
-    fn drop(&mut self) {
-        for (limit, key) in self.places.drain(..) {
-            limit.release(key);
-        }
-    }
-}
-
-/// The operations of a limit as an access policy that allows exactly them.
+/// The operations of a limit as an access policy that denies exactly them.
 fn coverage(rule: &RateLimit) -> Option<PolicySet> {
     if rule.to.is_empty() {
         return None;
@@ -242,7 +318,7 @@ fn coverage(rule: &RateLimit) -> Option<PolicySet> {
     let rule = Rule {
         name: "covered".into(),
         line: 0,
-        action: Action::Allow,
+        action: Action::Deny,
         from: vec![Source::Anyone],
         except: Vec::new(),
         to: rule.to.clone(),
@@ -250,7 +326,8 @@ fn coverage(rule: &RateLimit) -> Option<PolicySet> {
     };
     let policy =
         Policy { name, scope: Scope::Ordinary, mode: Mode::Enforce, rules: vec![rule], file: "".into() };
-    let inputs = PolicyInputs { policies: vec![Arc::new(policy)], ..PolicyInputs::default() };
+    let inputs =
+        PolicyInputs { policies: vec![Arc::new(policy)], default_allow: true, ..PolicyInputs::default() };
     Some(PolicySet::compile(&inputs))
 }
 

@@ -316,7 +316,9 @@ impl Refusal {
             Self::Isolated => "the caller's segment may not talk to this one; see `meshctl get segment`",
             Self::DeniedByRule => "a deny rule matches this request",
             Self::GuardrailNotMet => "a mesh-wide guard-rail is not satisfied by this request",
-            Self::NeedsHttp => "a rule for this port can only be judged on HTTP; declare the port's protocol",
+            Self::NeedsHttp => {
+                "a rule or limit for this port can only be judged on HTTP; declare the port's protocol"
+            }
             Self::NoRuleAllows => "no rule allows this request",
             Self::Limited { .. } => "a rate limit is exhausted; try again later",
             Self::TooManyConcurrent => "too many requests of this caller are in flight; try again later",

@@ -19,6 +19,15 @@ fn a_full_bucket_gives_its_burst_at_once_and_then_the_rate() {
 }
 
 #[test]
+fn a_burst_is_whole_however_its_rate_divides() {
+    for amount in [3, 7, 11, 1_000_003] {
+        let (gcra, state) = (gcra(amount, Duration::from_secs(1), 9), AtomicU64::new(0));
+        let taken = (0..20).filter(|_| gcra.take(&state, 5, 1).is_ok()).count();
+        assert_eq!(taken, 9, "{amount} a second");
+    }
+}
+
+#[test]
 fn a_cost_above_the_burst_passes_a_full_bucket_and_is_paid_for() {
     let (gcra, state) = (gcra(100, Duration::from_secs(1), 10), AtomicU64::new(0));
     assert_eq!(gcra.take(&state, 0, 50), Ok(()));

@@ -9,7 +9,7 @@ use super::reader::{At, Fields, Reader, listed};
 use super::selector::Selector;
 use super::yaml::{Map, Yaml};
 use crate::limit::{self, LimitKey, Rate, Unit};
-use crate::policy::model::{PolicyName, Scope};
+use crate::policy::model::{Operation, PolicyName, ProtocolMatch, Scope};
 use std::sync::Arc;
 
 /// A limit and the workloads it protects.
@@ -170,6 +170,31 @@ fn refuse_without_effect(reader: &mut Reader, fields: &Fields<'_>, limit: &limit
         let message =
             "limits nothing; write requests, connections or bytes with per, or concurrent, or bodyBytesMax";
         reader.error(fields.whole(), Code::NotEnforceable, message);
+    }
+    let counts_requests = limit.rate.is_some_and(|rate| rate.unit == Unit::Requests);
+    let is_opaque = |operation: &Operation| {
+        // One that excludes itself is told elsewhere.
+        if operation.needs_http() {
+            return false;
+        }
+        let opaque = |word: &ProtocolMatch| matches!(word, ProtocolMatch::Tcp | ProtocolMatch::Tls);
+        !operation.sni.is_empty()
+            || (!operation.protocols.is_empty() && operation.protocols.iter().all(opaque))
+    };
+    if let Some(at) = fields.optional("to").filter(|_| limit.to.iter().any(is_opaque)) {
+        let because = "tcp and tls carry bytes that no request is told apart in";
+        if counts_requests {
+            let message = format!("requests cannot be counted here: {because}; write connections or bytes");
+            reader.error(&at, Code::NotEnforceable, message);
+        }
+        if limit.body_bytes_max.is_some() {
+            let message = format!("bodyBytesMax does not hold here: {because}; write bytes with per");
+            reader.error(&at, Code::NotEnforceable, message);
+        }
+        if let (LimitKey::Header(_), Some(at)) = (&limit.key, fields.optional("key")) {
+            let message = format!("there are no headers here: {because}; write another key");
+            reader.error(&at, Code::NotEnforceable, message);
+        }
     }
     if limit.rate.is_some_and(|rate| rate.unit == Unit::Connections) {
         let because = "connections are counted before anything is asked on them";

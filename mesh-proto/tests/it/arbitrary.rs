@@ -133,6 +133,20 @@ pub(crate) fn rate_limit() -> impl Strategy<Value = RateLimit> {
         concurrent,
         body_bytes_max,
     });
+    let made = made.prop_map(|mut limit| {
+        // Requests, bodies and headers are not told apart in opaque bytes.
+        let asks_http = limit.rate.is_some_and(|rate| rate.unit == Unit::Requests)
+            || limit.body_bytes_max.is_some()
+            || matches!(limit.key, LimitKey::Header(_));
+        if asks_http {
+            for operation in &mut limit.to {
+                operation.sni.clear();
+                operation.protocols.retain(|word| !matches!(word, ProtocolMatch::Tcp | ProtocolMatch::Tls));
+            }
+            limit.to.retain(|operation| *operation != Operation::default());
+        }
+        limit
+    });
     made.prop_filter("limits something", |limit| {
         limit.rate.is_some() || limit.concurrent.is_some() || limit.body_bytes_max.is_some()
     })

@@ -5,6 +5,7 @@ mod h2;
 pub(crate) use h2::serve_h2;
 
 use super::judge::{self, Admitted, Edges, Question, Refuse, Told};
+use super::pace::paced;
 use super::{Call, Inbound};
 use crate::caller::{self, Over, may_retry, unless_cut};
 use crate::clock;
@@ -12,12 +13,13 @@ use crate::discovery::Applied;
 use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
 use crate::http::h1::{After, RequestHead, Server};
-use crate::http::{Limits, Meter, Origin};
+use crate::http::{Limits, Meter, Origin, Passed};
 use crate::outbound::pool::Freshness;
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
 use mesh_proto::policy::model::Protocol;
 use std::borrow::Cow;
+use std::pin::pin;
 use std::time::Instant;
 
 /// Attempts to reach the application: the kept connection that was just closed, then a new one, then one more.
@@ -138,13 +140,14 @@ fn admit<'a>(
 
 /// The codec's bounds for one request: a body limit may be smaller than the default.
 fn limits_for<'a>(inbound: &'a Inbound, admitted: &Admitted<'_>) -> Cow<'a, Limits> {
-    match admitted.grant.body_bytes_max() {
-        None => Cow::Borrowed(&inbound.worker.limits),
-        Some(most) => {
-            let body_bytes_max = Some(inbound.worker.limits.body_bytes_max.map_or(most, |of| of.min(most)));
-            Cow::Owned(Limits { body_bytes_max, ..inbound.worker.limits.clone() })
-        }
+    let general = &inbound.worker.limits;
+    let most = admitted.grant.body_bytes_max();
+    if most.is_none() && !admitted.grant.counts_bytes() {
+        return Cow::Borrowed(general);
     }
+    let body_bytes_max = most.into_iter().chain(general.body_bytes_max).min();
+    let passed = admitted.grant.counts_bytes().then(Passed::default);
+    Cow::Owned(Limits { body_bytes_max, passed, ..general.clone() })
 }
 
 async fn forward_h1(
@@ -167,21 +170,20 @@ async fn forward_h1(
             }
         };
         let what = Forward { request, append: &[], origin: Origin::Application };
-        let forwarding = exchange::forward(server, what, &mut lease.client, &limits, meter);
         let mut because = None;
-        let may_go_on = || {
-            because = judge::may_go_on(&inbound.worker.applied(), call, question).err();
-            because.is_none()
+        let outcome = {
+            let forwarding = pin!(exchange::forward(server, what, &mut lease.client, &limits, meter));
+            let forwarding = paced(forwarding, &admitted.grant, limits.passed.as_ref());
+            let may_go_on = || {
+                because = judge::may_go_on(&inbound.worker.applied(), call, question).err();
+                because.is_none()
+            };
+            unless_cut(forwarding, &call.registration, may_go_on).await
         };
-        let Some(outcome) = unless_cut(forwarding, &call.registration, may_go_on).await else {
+        let Some(outcome) = outcome else {
             lease.client.io().reset_on_close();
             return Done::cut(because.unwrap_or_else(|| Refusal::NoRuleAllows.into()));
         };
-        if admitted.grant.counts_bytes() {
-            let bytes = meter.request_bytes.saturating_add(meter.response_bytes);
-            // Who is in debt is refused by the next request's admission, not slowed down here.
-            let _ = admitted.grant.charge(bytes, clock::now());
-        }
         let Some(failure) = outcome.failure else {
             if outcome.reusable {
                 lease.give_back();

@@ -9,7 +9,7 @@ use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::http::Meter;
 use crate::http::canonical::Canonical;
-use crate::limit::{Grant, Limited, Subject};
+use crate::limit::{Bytes, Grant, Limited, Subject, Why};
 use crate::observe::{Edge, EdgeKey, Outcome, Record};
 use crate::refusal::Refusal;
 use mesh_proto::matching::Fields;
@@ -74,7 +74,7 @@ pub(crate) fn admit<'a>(
     question: Question<'_>,
     now: Instant,
 ) -> Result<Admitted<'a>, Refuse> {
-    let subject = if question.http.is_some() { Subject::Request } else { Subject::Tunnel };
+    let subject = subject(call, question);
     with_request(call, question, |request| {
         let (app, by) = authorize(inbound, applied, call, request)?;
         let grant = match applied.limits.is_empty() {
@@ -86,6 +86,35 @@ pub(crate) fn admit<'a>(
         }
         Ok(Admitted { app, grant, by })
     })
+}
+
+/// Judges what was admitted as plain TCP and has turned out to be TLS, and counts it where it was not counted yet.
+///
+/// # Errors
+/// As [`admit`].
+pub(crate) fn admit_as_tls(
+    inbound: &Inbound,
+    applied: &Applied,
+    call: &Call,
+    question: Question<'_>,
+    admitted: &mut Admitted<'_>,
+) -> Result<(), Refuse> {
+    let subject = subject(call, question);
+    with_request(call, question, |request| {
+        let (_, by) = authorize(inbound, applied, call, request)?;
+        let at = (call.peer.ip, clock::now());
+        applied.limits.admit_more(request, subject, at, &mut admitted.grant).map_err(limited)?;
+        admitted.by = by;
+        Ok(())
+    })
+}
+
+fn subject(call: &Call, question: Question<'_>) -> Subject {
+    match (question.http, call.port.protocol) {
+        (Some(_), _) => Subject::Request,
+        (None, Some(Protocol::Tcp | Protocol::Tls)) => Subject::Tunnel(Bytes::Declared),
+        (None, _) => Subject::Tunnel(Bytes::Undeclared),
+    }
 }
 
 /// Counts an HTTP connection against the limits that count connections; its requests are judged one by one.
@@ -172,9 +201,10 @@ fn denied(applied: &Applied, denial: evaluate::Denial) -> Refuse {
 }
 
 fn limited(limited: Limited) -> Refuse {
-    let refusal = match limited.retry_after {
-        Some(retry_after) => Refusal::Limited { retry_after },
-        None => Refusal::TooManyConcurrent,
+    let refusal = match limited.why {
+        Why::Rate(retry_after) => Refusal::Limited { retry_after },
+        Why::InFlight => Refusal::TooManyConcurrent,
+        Why::NeedsHttp => Refusal::NeedsHttp,
     };
     Refuse { refusal, rule: format!("limit {}", limited.limit) }
 }

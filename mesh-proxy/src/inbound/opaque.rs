@@ -171,9 +171,8 @@ async fn both(
         kind = Kind::tls(hello);
         call.registration.set_protocol(Protocol::Tls);
         let applied = inbound.worker.applied();
-        match judge::admit(inbound, &applied, call, kind.question(), clock::now()) {
-            Ok(as_tls) => admitted.by = as_tls.by,
-            Err(refuse) => return Ended(kind, Err(refuse)),
+        if let Err(refuse) = judge::admit_as_tls(inbound, &applied, call, kind.question(), &mut admitted) {
+            return Ended(kind, Err(refuse));
         }
     }
     let mut tunnel = Tunnel::with_prefix(std::mem::take(early));

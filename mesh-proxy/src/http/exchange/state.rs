@@ -178,6 +178,7 @@ where
     fn count_request(&mut self, bytes: u64) -> Result<(), Stop> {
         self.request_bytes = self.request_bytes.saturating_add(bytes);
         self.meter.request_bytes = self.meter.request_bytes.saturating_add(bytes);
+        self.limits.tell_passed(bytes);
         match self.limits.body_bytes_max {
             Some(max) if self.request_bytes > max => Err(Stop::never(Refusal::BodyTooLarge)),
             _ => Ok(()),
@@ -459,6 +460,7 @@ where
                     Poll::Ready(Ok(bytes)) => bytes,
                 };
                 self.meter.response_bytes = self.meter.response_bytes.saturating_add(bytes);
+                self.limits.tell_passed(bytes);
                 self.server.touch();
                 return Ok(Poll::Ready(()));
             }
@@ -471,6 +473,7 @@ where
                 }
             };
             self.meter.response_bytes = self.meter.response_bytes.saturating_add(moved.bytes);
+            self.limits.tell_passed(moved.bytes);
             if moved.complete || out.len() >= GATHER_BYTES {
                 return Ok(Poll::Ready(()));
             }

@@ -41,6 +41,9 @@ where
                 return Poll::Ready(Ok(()));
             }
             if before != (meter.request_bytes, meter.response_bytes) {
+                let total = |(up, down): (u64, u64)| up.saturating_add(down);
+                let now = total((meter.request_bytes, meter.response_bytes));
+                limits.tell_passed(now.saturating_sub(total(before)));
                 server.touch();
             }
             if rising.is_ready() || falling.is_ready() {

@@ -296,6 +296,7 @@ impl Pump<'_> {
     fn count_request(&mut self, bytes: u64) -> Result<(), Stop> {
         self.request_bytes = self.request_bytes.saturating_add(bytes);
         self.meter.request_bytes = self.meter.request_bytes.saturating_add(bytes);
+        self.limits.tell_passed(bytes);
         match self.limits.body_bytes_max {
             Some(max) if self.request_bytes > max => {
                 Err(Stop::new(Refusal::BodyTooLarge, h2::Reason::CANCEL))
@@ -392,6 +393,7 @@ impl Pump<'_> {
                 Some(Ok(chunk)) => {
                     self.moved = true;
                     count_response(self.meter, &chunk);
+                    self.limits.tell_passed(chunk.len() as u64);
                     self.falling.chunk = chunk;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(cut(&error))),

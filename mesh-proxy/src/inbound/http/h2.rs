@@ -6,6 +6,7 @@
 
 use super::super::judge::{self, Admitted, Edges, Question, Refuse, Told};
 use super::super::local::caller_lane;
+use super::super::pace::paced;
 use super::super::{Call, Inbound};
 use super::{ATTEMPTS_MAX, DEFAULT_PORT, Done, admit, limits_for};
 use crate::caller::{streams, unless_cut, why_dropped};
@@ -20,6 +21,7 @@ use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
 use mesh_proto::policy::model::Protocol;
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -147,20 +149,20 @@ async fn forward(
             }
         };
         let what = StreamForward { request, append: &append, origin: Origin::Application };
-        let forwarding = h2pump::forward(stream, what, share.upstream(), &limits, meter);
         let mut because: Option<Refuse> = None;
-        let may_go_on = || {
-            because = judge::may_go_on(&inbound.worker.applied(), call, question).err();
-            because.is_none()
+        let outcome = {
+            let forwarding = pin!(h2pump::forward(stream, what, share.upstream(), &limits, meter));
+            let forwarding = paced(forwarding, &admitted.grant, limits.passed.as_ref());
+            let may_go_on = || {
+                because = judge::may_go_on(&inbound.worker.applied(), call, question).err();
+                because.is_none()
+            };
+            unless_cut(forwarding, &registration, may_go_on).await
         };
-        let Some(outcome) = unless_cut(forwarding, &registration, may_go_on).await else {
+        let Some(outcome) = outcome else {
             let refuse = because.unwrap_or_else(|| Refusal::NoRuleAllows.into());
             return Done { answered: stream.is_answered(), ..Done::cut(refuse) };
         };
-        if admitted.grant.counts_bytes() {
-            let bytes = meter.request_bytes.saturating_add(meter.response_bytes);
-            let _ = admitted.grant.charge(bytes, clock::now());
-        }
         let Some(failure) = outcome.failure else {
             return Done { refuse: None, answered: true, after: After::NextRequest, by: admitted.by };
         };

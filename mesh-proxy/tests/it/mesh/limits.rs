@@ -62,3 +62,41 @@ async fn connections_are_counted_where_a_limit_counts_connections() {
     assert!(heard.is_empty(), "{heard:?}");
     pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"limited\"}").await;
 }
+
+/// Sends to the caller's proxy and hears whether it comes back.
+async fn echoes(to: std::net::SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    let mut echoed = vec![0; bytes.len()];
+    soon("an echo or the end", stream.read_exact(&mut echoed)).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_limit_of_requests_is_not_evaded_by_bytes_that_look_like_none() {
+    let pair = Pair::start(apps::echo().await, vec![allow("web")]).await;
+    // An empty line before the request makes it opaque bytes; many servers read the request all the same.
+    let hidden = b"\r\nGET / HTTP/1.1\r\nHost: api\r\n\r\n";
+    assert!(echoes(pair.web.to(), hidden).await);
+    pair.control.change(|state| {
+        state.limits.insert("api".to_owned(), vec![limit(Unit::Requests, 1_000)]);
+    });
+    pair.control.settled().await;
+    assert!(!echoes(pair.web.to(), hidden).await);
+    pair.api.metric("mesh_refusals_total{direction=\"inbound\",reason=\"needs_http\"}").await;
+}
+
+#[tokio::test]
+async fn a_tls_tunnel_takes_one_place() {
+    let pair = Pair::start(apps::echo().await, vec![allow("web")]).await;
+    pair.control.change(|state| {
+        let mut one = limit(Unit::Connections, 1);
+        one.concurrent = Some(1);
+        state.limits.insert("api".to_owned(), vec![one]);
+    });
+    pair.control.settled().await;
+    let mut hello = vec![0x16, 3, 1, 0, 47, 1, 0, 0, 43, 3, 3];
+    hello.extend([7; 32]);
+    hello.extend([0, 0, 2, 0x13, 1, 1, 0, 0, 0]);
+    assert!(echoes(pair.web.to(), &hello).await);
+    assert!(!echoes(pair.web.to(), &hello).await, "the second of one");
+}
