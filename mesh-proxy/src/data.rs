@@ -10,7 +10,7 @@ use crate::discovery::apply::InUse;
 use crate::facts::Facts;
 use crate::http::Limits;
 use crate::http::bodies::Bodies;
-use crate::inbound::{self, Inbound};
+use crate::inbound::{self, Inbound, standing};
 use crate::observe::{Recorder, Shard};
 use crate::outbound::pool::SWEEP_EVERY;
 use crate::outbound::{self, Intent, Listener, Outbound};
@@ -200,7 +200,10 @@ impl Desk {
                     let applied = self.worker.applied();
                     self.sweep(&applied);
                     let now = clock::since_epoch().as_secs();
-                    if applied.expiries.iter().any(|at| (judged_at + 1..=now).contains(at)) {
+                    let own_end = standing::unix_secs(standing::end_of(applied.trust.not_after));
+                    let mut ends = applied.expiries.iter().copied().chain([own_end]);
+                    let has_ended = ends.any(|at| (judged_at + 1..=now).contains(&at));
+                    if self.inbound.standing.is_due(now) || has_ended {
                         self.worker.connections.judge_again();
                     }
                     judged_at = now;

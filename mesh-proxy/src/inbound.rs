@@ -8,9 +8,11 @@ pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod local;
+mod names;
 pub(crate) mod opaque;
 mod pace;
 pub(crate) mod shares;
+pub(crate) mod standing;
 pub(crate) mod strangers;
 
 use crate::InboundPort;
@@ -31,6 +33,7 @@ use mesh_proto::name::Port;
 use mesh_proto::policy::evaluate::SourceFacts;
 use mesh_proto::policy::model::Protocol;
 use mesh_proto::policy::standing::Standing;
+use names::Names;
 use shares::{Origin, Party, Share, Shares};
 use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
@@ -54,6 +57,10 @@ pub(crate) struct Inbound {
     pub(crate) strangers: Rc<Strangers>,
     /// How many connections each caller has.
     pub(crate) callers: Rc<Shares<Party>>,
+    /// The names it was called by.
+    pub(crate) names: Names,
+    /// How long callers are believed.
+    pub(crate) standing: Rc<standing::Standing>,
 }
 
 impl Inbound {
@@ -62,7 +69,8 @@ impl Inbound {
         let apps = Lanes::new(Rc::clone(&worker));
         let most = worker.connections_max;
         let (strangers, callers) = (Strangers::new(most), Shares::new((most / CALLER_SHARE).max(1)));
-        Rc::new(Self { worker, apps, strangers, callers })
+        let names = Names::new(Arc::clone(&worker.facts.service_text));
+        Rc::new(Self { worker, apps, strangers, callers, names, standing: Rc::default() })
     }
 }
 
@@ -77,16 +85,20 @@ pub(crate) struct Peer {
     pub(crate) text: Arc<str>,
     /// What the handshake agreed on.
     pub(crate) tls: TlsFacts,
+    standing: Rc<standing::Standing>,
 }
 
 impl Peer {
-    fn new(identity: Option<PeerIdentity>, from: SocketAddr, tls: TlsFacts) -> Self {
+    fn new(inbound: &Inbound, identity: Option<PeerIdentity>, from: SocketAddr, tls: TlsFacts) -> Self {
         let ip = from.ip().to_canonical();
         let text = match &identity {
             Some(peer) => peer.id.as_str().into(),
             None => format!("unmeshed:{ip}").into(),
         };
-        Self { identity, ip, text, tls }
+        if let Some(peer) = &identity {
+            inbound.standing.proven(peer, clock::wall());
+        }
+        Self { identity, ip, text, tls, standing: Rc::clone(&inbound.standing) }
     }
 
     /// Whose share of the connections it is counted to.
@@ -108,11 +120,21 @@ impl Peer {
         }
     }
 
-    /// Whether its connection may stay: not revoked, or plaintext is still accepted.
+    /// Whether its connection may stay: not revoked, not expired, or plaintext is still accepted.
     pub(crate) fn is_believed(&self, applied: &Applied) -> bool {
+        self.may_stay(applied).is_ok()
+    }
+
+    /// The same, with the reason.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn may_stay(&self, applied: &Applied) -> Result<(), Refusal> {
         match &self.identity {
-            Some(peer) => is_believed(Some(peer), applied),
-            None => applied.accepts_plaintext(clock::since_epoch().as_secs()),
+            Some(peer) if !is_believed(Some(peer), applied) => Err(Refusal::Quarantined),
+            Some(peer) => self.standing.check(peer, applied.trust.not_after, clock::wall()),
+            None if applied.accepts_plaintext(clock::since_epoch().as_secs()) => Ok(()),
+            None => Err(Refusal::PlaintextRefused),
         }
     }
 }
@@ -124,7 +146,7 @@ pub(crate) struct Call {
     pub(crate) peer: Peer,
     /// Which port.
     pub(crate) port: InboundPort,
-    /// As which service it was called: what the SNI said, else the workload's own.
+    /// As which service it was called: what the SNI said, as far as there is room for it, else the workload's own.
     pub(crate) service: Arc<str>,
     /// What it holds of the limits that count connections, or which of them has no room: its requests are told.
     pub(crate) admission: Result<Grant, Refuse>,
@@ -148,17 +170,17 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
     match arrived {
         Arrived::Mesh { transport, peer, alpn, port, service } => {
             count(&worker, ConnectionKind::InboundMesh);
-            let peer = Peer::new(Some(peer), from, transport.tls_facts());
+            let peer = Peer::new(&inbound, Some(peer), from, transport.tls_facts());
             let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
             let inside = match alpn {
                 Alpn::MeshH1 => Protocol::Http1,
                 Alpn::MeshH2 => Protocol::Http2,
                 Alpn::MeshTcp => Protocol::Tcp,
             };
-            let call = begin(&worker, (peer, port), service.to_string().into(), inside);
+            let call = begin(&worker, (peer, port), inbound.names.of(&service.to_string()), inside);
             // The handshake may have begun before a revocation that the registration already counts as seen.
-            if !call.peer.is_believed(&worker.applied()) {
-                worker.shard.refused(Direction::Inbound, Refusal::Quarantined.label());
+            if let Err(refusal) = call.peer.may_stay(&worker.applied()) {
+                worker.shard.refused(Direction::Inbound, refusal.label());
                 transport.reset_on_close();
                 return;
             }
@@ -171,7 +193,7 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
         Arrived::Plain { stream, early, protocol, port } => {
             count(&worker, ConnectionKind::InboundPlain);
             let transport = Transport::Plain(stream);
-            let peer = Peer::new(None, from, TlsFacts::default());
+            let peer = Peer::new(&inbound, None, from, TlsFacts::default());
             let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
             let call = begin(&worker, (peer, port), Arc::clone(&worker.facts.service_text), protocol);
             match protocol {

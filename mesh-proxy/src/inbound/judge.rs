@@ -137,9 +137,7 @@ pub(crate) fn admit_connection(
 
 /// Whether what was admitted may still go on.
 pub(crate) fn may_go_on(applied: &Applied, call: &Call, question: Question<'_>) -> Result<(), Refuse> {
-    if !call.peer.is_believed(applied) {
-        return Err(Refusal::Quarantined.into());
-    }
+    call.peer.may_stay(applied)?;
     with_request(call, question, |request| match verdict(applied, call, request).outcome {
         evaluate::Outcome::Allowed { .. } => Ok(()),
         evaluate::Outcome::Denied(denial) => Err(denied(applied, denial)),
