@@ -4,6 +4,10 @@
 //! once a second with what its proxies have acknowledged. Every change of state is saved, durably, before it has any
 //! effect: after a crash at any moment the authority goes on where it was.
 //!
+//! Two locks: one is the turn to change what is saved, held while the store is at work, by one change after another; the
+//! other guards memory and is held for moments. Reading and issuing need only the second, so a slow disk holds up the
+//! changes behind it and nothing else.
+//!
 //! It reads no clock (time is an argument), does no I/O but through [`AuthorityStore`], and never shows a private key;
 //! what it saves is sealed.
 //!
@@ -19,7 +23,7 @@ use crate::seal::{SealError, SealKey};
 use mesh_proto::config::{Bundle, Revocations};
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::name::InstanceName;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, SystemTime};
 
 pub mod attest;
@@ -45,7 +49,7 @@ pub use status::{AuthorityStatus, CaCertificate, CaState};
 
 use audit::{Event, Journal};
 use pace::Pace;
-use record::Records;
+use record::{Holder, Records};
 use state::Core;
 
 /// The context under which the state is sealed.
@@ -167,13 +171,25 @@ pub enum AuthorityError {
     Unacceptable(String),
 }
 
-/// The authority of one trust domain. Its methods take `&self`, never block on anything but the store, and may be
-/// called from any thread.
+/// The authority of one trust domain. Its methods take `&self` and may be called from any thread. Those that return an
+/// [`AuthorityError`] wait for the store, so they belong on threads that may block, and so does
+/// [`issue`](Self::issue), which now and then needs a new intermediate first; all others return at once.
 pub struct Authority {
     config: AuthorityConfig,
     store: Arc<dyn AuthorityStore>,
     seal: SealKey,
+    /// SHA-256 of the brought root's certificate.
+    brought_sha256: Option<[u8; 32]>,
+    /// See [`Turn`]. Taken before `inner`, never after.
+    changing: Mutex<()>,
+    /// Never held while the store is at work.
     inner: Mutex<Inner>,
+}
+
+/// The turn to change what is saved. Whoever has it may decide on the present state, save, and only then publish: nobody
+/// else changes it meanwhile, though certificates are issued and read.
+struct Turn<'a> {
+    _changing: MutexGuard<'a, ()>,
 }
 
 /// What changes. `core` is replaced as a whole, after it was saved.
@@ -183,6 +199,8 @@ struct Inner {
     journal: Journal,
     pace: Pace,
     guesses: attest::join_token::Guesses,
+    /// Whose certificates are being revoked at this moment; it gets none until that is done.
+    barred: Option<Holder>,
     opened_at: SystemTime,
     records_saved_at: SystemTime,
 }
@@ -216,12 +234,21 @@ impl Authority {
             journal: Journal::default(),
             pace: Pace::default(),
             guesses: attest::join_token::Guesses::default(),
+            barred: None,
             opened_at: now,
             records_saved_at: now,
         };
-        let authority = Self { config, store, seal: seal.share(), inner: Mutex::new(inner) };
+        let brought_sha256 = config.brought_root.as_ref().and_then(state::brought_sha256);
+        let authority = Self {
+            config,
+            brought_sha256,
+            store,
+            seal: seal.share(),
+            changing: Mutex::new(()),
+            inner: Mutex::new(inner),
+        };
         if loaded.is_none() || renewed {
-            authority.commit(&mut authority.lock(), core, now)?;
+            authority.commit(&authority.turn(), core, now)?;
         }
         if loaded.is_none() {
             authority.lock().journal.push(now, Event::Created { root_sha256 });
@@ -294,13 +321,29 @@ impl Authority {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until all changes before are done.
+    fn turn(&self) -> Turn<'_> {
+        Turn { _changing: self.changing.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// The turn, if nobody has it.
+    fn try_turn(&self) -> Option<Turn<'_>> {
+        match self.changing.try_lock() {
+            Ok(guard) => Some(Turn { _changing: guard }),
+            Err(TryLockError::Poisoned(poisoned)) => Some(Turn { _changing: poisoned.into_inner() }),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     /// Saves `core`, then makes it the present one. On an error nothing has changed.
-    fn commit(&self, inner: &mut Inner, core: Core, now: SystemTime) -> Result<(), AuthorityError> {
-        let plain = stored::encode(&core, &inner.records);
+    fn commit(&self, _turn: &Turn<'_>, core: Core, now: SystemTime) -> Result<(), AuthorityError> {
+        let records = self.lock().records.to_save();
+        let plain = stored::encode(&core, &records);
         let sealed = self.seal.seal(SEAL_CONTEXT, &plain)?;
         self.store.save(&sealed).map_err(|problem| AuthorityError::Store { tried: "saved", problem })?;
+        let mut inner = self.lock();
         inner.core = core;
-        inner.records.mark_saved();
+        inner.records.mark_saved(records.version());
         inner.records_saved_at = now;
         Ok(())
     }

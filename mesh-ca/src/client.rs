@@ -58,6 +58,16 @@ pub enum IssueError {
         /// Its words.
         reason: String,
     },
+    /// It and the control plane no longer believe each other, since roots or certificates were replaced or revoked.
+    #[error(
+        "the control plane at {at} and this machine no longer believe each other: {reason}; on the control plane's machine make a new token with `meshctl ca token`, and join again"
+    )]
+    LockedOut {
+        /// The address.
+        at: String,
+        /// What the handshake said.
+        reason: PeerError,
+    },
     /// The authority could not at the moment.
     #[error("the control plane at {at} cannot issue now: {reason}")]
     Unavailable {

@@ -15,7 +15,7 @@ use mesh_ca::authority::{Authority, AuthorityStore, IssuedRecord, Progress, Prox
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::ops::metrics::OpResult;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -47,12 +47,14 @@ pub(crate) struct CertificateAuthority {
     /// Woken when somebody has asked for something that the next tick does.
     nudge: Notify,
     own_uid: u32,
+    /// Held while trust is read and published.
+    publishing: Mutex<()>,
 }
 
 impl CertificateAuthority {
     /// `own_uid` is the user whom this control plane runs as.
     pub(crate) fn new(authority: Arc<Authority>, own_uid: u32) -> Self {
-        Self { authority, nudge: Notify::new(), own_uid }
+        Self { authority, nudge: Notify::new(), own_uid, publishing: Mutex::new(()) }
     }
 
     /// The authority itself.
@@ -72,6 +74,13 @@ impl CertificateAuthority {
             revocations: self.authority.revocations(),
             reissue_epoch: self.authority.reissue_epoch(),
         }
+    }
+
+    /// Tells the mesh what to believe. Of two that publish at once, the later one publishes what is newer: a revocation
+    /// must not be undone by a tick that has read the list just before it.
+    pub(crate) fn publish(&self, mesh: &Mesh) {
+        let _turn = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        mesh.set_trust(self.trust());
     }
 
     /// Certificates that have not expired.
@@ -226,7 +235,7 @@ impl Ticker {
         let ticked = tokio::task::spawn_blocking(move || authority.tick(now, &fleet)).await;
         let progress =
             ticked.map_err(|_| "a tick broke off".to_owned())?.map_err(|error| error.to_string())?;
-        self.mesh.set_trust(self.authority.trust());
+        self.authority.publish(&self.mesh);
         Ok(progress)
     }
 

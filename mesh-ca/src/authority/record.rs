@@ -13,7 +13,7 @@ use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// How many unexpired certificates there may be. Renewals by instances that hold one already may use all of it, new
 /// instances four fifths. The control plane's own certificates are never refused.
@@ -35,6 +35,9 @@ impl Default for RecordLimits {
         Self { mesh: 250_000, identity: 25_000, instance: 500 }
     }
 }
+
+/// How long a holder without records is remembered after it was seen: some ticks.
+const SEEN_KEPT: Duration = Duration::from_secs(10);
 
 /// Which limit leaves no room for one more certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,10 +125,12 @@ pub(super) type Holder = (SpiffeId, InstanceName);
 /// What one holder has.
 #[derive(Default)]
 struct Held {
-    /// In the order of issue; never empty.
+    /// In the order of issue; empty for one that is connected although a crash has lost its records.
     orders: Vec<u64>,
-    /// When it was last known to be connected.
-    seen: Option<SystemTime>,
+    /// When it was first issued a certificate, or seen to be connected.
+    first: Option<SystemTime>,
+    /// When it was last known to be connected, and the newest bundle that it has acknowledged.
+    seen: Option<(SystemTime, u64)>,
 }
 
 /// All records, by order of issue, with two ways to find one.
@@ -137,9 +142,25 @@ pub(super) struct Records {
     /// How many each identity has.
     of_identity: BTreeMap<SpiffeId, usize>,
     next: u64,
-    unsaved: bool,
+    /// Counts changes; compared with `saved`, so that what is added while the store is at work counts as unsaved.
+    version: u64,
+    saved: u64,
     /// All that were ever issued.
     pub(super) total: u64,
+}
+
+/// The records at one moment; cheap to make, so that nobody waits while it is written.
+pub(super) struct ToSave {
+    pub(super) records: Vec<Arc<IssuedRecord>>,
+    pub(super) total: u64,
+    version: u64,
+}
+
+impl ToSave {
+    /// For [`Records::mark_saved`].
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
 }
 
 impl Records {
@@ -148,12 +169,14 @@ impl Records {
         let order = self.next;
         self.next = self.next.saturating_add(1);
         self.by_serial.insert(record.serial.clone(), order);
-        self.holders.entry((record.id.clone(), record.instance.clone())).or_default().orders.push(order);
+        let held = self.holders.entry((record.id.clone(), record.instance.clone())).or_default();
+        held.orders.push(order);
+        held.first.get_or_insert(record.issued_at);
         let count = self.of_identity.entry(record.id.clone()).or_default();
         *count = count.saturating_add(1);
         self.by_order.insert(order, Arc::new(record));
         self.total = self.total.saturating_add(1);
-        self.unsaved = true;
+        self.version = self.version.saturating_add(1);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,7 +185,7 @@ impl Records {
 
     /// Whether a holder has an unexpired certificate.
     pub(super) fn knows(&self, id: &SpiffeId, instance: &InstanceName) -> Whom {
-        if self.holders.contains_key(&(id.clone(), instance.clone())) { Whom::Known } else { Whom::New }
+        if self.of_holder(id, instance).next().is_some() { Whom::Known } else { Whom::New }
     }
 
     /// Whether one more certificate of this holder fits.
@@ -242,28 +265,48 @@ impl Records {
         of_identity.retain(|_, count| *count > 0);
         holders.retain(|_, held| {
             held.orders.retain(|order| by_order.contains_key(order));
-            !held.orders.is_empty()
+            let is_connected =
+                held.seen.is_some_and(|(at, _)| now.duration_since(at).unwrap_or_default() < SEEN_KEPT);
+            is_connected || !held.orders.is_empty()
         });
-        self.unsaved = true;
+        self.version = self.version.saturating_add(1);
     }
 
-    /// Notes that a holder is connected.
-    pub(super) fn saw(&mut self, id: &SpiffeId, instance: &InstanceName, now: SystemTime) {
-        if let Some(held) = self.holders.get_mut(&(id.clone(), instance.clone())) {
-            held.seen = Some(now);
-        }
+    /// Notes that a holder is connected, with the newest bundle that it has acknowledged.
+    pub(super) fn saw(&mut self, id: &SpiffeId, instance: &InstanceName, seen: (SystemTime, u64)) {
+        let held = self.holders.entry((id.clone(), instance.clone())).or_default();
+        held.first.get_or_insert(seen.0);
+        held.seen = Some(seen);
     }
 
-    pub(super) fn last_seen(&self, id: &SpiffeId, instance: &InstanceName) -> Option<SystemTime> {
+    /// When a holder was last connected, and the bundle that it had acknowledged then.
+    pub(super) fn last_seen(&self, id: &SpiffeId, instance: &InstanceName) -> Option<(SystemTime, u64)> {
         self.holders.get(&(id.clone(), instance.clone()))?.seen
     }
 
-    pub(super) fn is_unsaved(&self) -> bool {
-        self.unsaved
+    /// When a holder was first issued a certificate or seen, as far as known.
+    pub(super) fn first_known(&self, id: &SpiffeId, instance: &InstanceName) -> Option<SystemTime> {
+        self.holders.get(&(id.clone(), instance.clone()))?.first
     }
 
-    pub(super) fn mark_saved(&mut self) {
-        self.unsaved = false;
+    pub(super) fn is_unsaved(&self) -> bool {
+        self.version != self.saved
+    }
+
+    /// Everything that is to be saved, as it is now.
+    pub(super) fn to_save(&self) -> ToSave {
+        ToSave { records: self.all().cloned().collect(), total: self.total, version: self.version }
+    }
+
+    /// Notes that this was saved.
+    pub(super) fn mark_saved(&mut self, version: u64) {
+        self.saved = self.saved.max(version);
+    }
+
+    /// Notes that everything was read from the store.
+    pub(super) fn mark_loaded(&mut self, total: u64) {
+        self.total = total;
+        self.saved = self.version;
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Revocation {
 pub(super) struct Revoked {
     pub(super) serials: Vec<RevokedSerial>,
     pub(super) identities: Vec<RevokedIdentity>,
+    /// Counts the changes made by people since the start.
+    pub(super) revision: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -122,6 +124,7 @@ impl Authority {
         reason: &str,
         now: SystemTime,
     ) -> Result<Revocation, AuthorityError> {
+        let turn = self.turn();
         let mut inner = self.lock();
         let mut core = inner.core.clone();
         let done = match what {
@@ -156,10 +159,17 @@ impl Authority {
             core.renew_intermediate(&self.config, now)?;
         }
         let is_news = !done.serials.is_empty() || matches!(what, Revocable::Identity(_));
-        if is_news {
-            self.commit(&mut inner, core, now)?;
-            inner.journal.push(now, Event::Revoked { what: what.to_string(), reason: reason.to_owned() });
+        if !is_news {
+            return Ok(done);
         }
+        core.revoked.revision = core.revoked.revision.saturating_add(1);
+        // What it would get while this is being saved would not be on the list.
+        inner.barred.clone_from(&done.holder);
+        drop(inner);
+        let saved = self.commit(&turn, core, now);
+        self.lock().barred = None;
+        saved?;
+        self.note(now, Event::Revoked { what: what.to_string(), reason: reason.to_owned() });
         Ok(done)
     }
 
@@ -242,7 +252,8 @@ impl Authority {
         what: &Revocable,
         now: SystemTime,
     ) -> Result<Option<Revocation>, AuthorityError> {
-        let mut inner = self.lock();
+        let turn = self.turn();
+        let inner = self.lock();
         let mut core = inner.core.clone();
         let before = core.revoked.count();
         let mut done = Revocation::default();
@@ -271,8 +282,10 @@ impl Authority {
         if core.revoked.count() == before {
             return Ok(None);
         }
-        self.commit(&mut inner, core, now)?;
-        inner.journal.push(now, Event::RevocationUndone { what: what.to_string() });
+        drop(inner);
+        core.revoked.revision = core.revoked.revision.saturating_add(1);
+        self.commit(&turn, core, now)?;
+        self.note(now, Event::RevocationUndone { what: what.to_string() });
         Ok(Some(done))
     }
 }

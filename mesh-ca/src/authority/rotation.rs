@@ -4,21 +4,30 @@
 //! the bundle (*trust*); when every connected proxy has acknowledged that bundle, it issues from the new root and asks
 //! everybody to renew (*sign*); when no live SVID chains to the old root, it takes that out of the bundle and forgets its
 //! key (*retire*); when that is acknowledged, it is done. Each step is saved before it has any effect, so a crash
-//! resumes in the step that was last saved. It can be paused in any step, and aborted until *retire*.
+//! resumes in the step that was last saved. It can be paused in any step, and aborted until *retire*; aborting is final.
 //!
 //! # Why
 //! The gates look at the connected proxies, and besides at every holder of an unexpired certificate that is *not* connected: it
 //! may be starting, or the control plane itself has just restarted and nobody has come back yet. Such a holder blocks for
 //! `absent_grace`, not for ever: most are processes that ended, and a step that waits a day for them would never be taken. A workload that was
 //! cut off for longer gets a new SVID on the evidence it has, for which it needs neither root.
+//! That is not so of a machine that joined with a token: it knows the control plane by the roots it was told of, and is known by
+//! its SVID. Left behind, it could only be joined anew by hand. So *trust* and *sign* wait for each of them, at the longest
+//! until its certificate expires, unless somebody goes on without them (`RotateRoot::Force`).
+//! Whoever got its first certificate after a step began got the bundle of that step with it and is not waited for; otherwise
+//! jobs that come and go would hold the rotation up for ever.
 //! After a crash in *sign* the records of the last seconds may be lost, so everybody is asked to renew once more.
 //! SPIRE's names for the same steps are prepare, activate, taint, revoke; its *taint* is our reissue epoch.
 
+use super::attest::Origin;
 use super::audit::Event;
 use super::record::{IssuedRecord, Records};
-use super::state::{Core, RootEntry, RootState, make_root, next_root};
-use super::{Authority, AuthorityConfig, AuthorityError, Inner, RECORDS_UNSAVED_EACH, RECORDS_UNSAVED_MIN};
+use super::state::{Core, RootEntry, RootState, next_root};
+use super::{
+    Authority, AuthorityConfig, AuthorityError, Inner, RECORDS_UNSAVED_EACH, RECORDS_UNSAVED_MIN, Turn,
+};
 use crate::tls::control_identity;
+use crate::x509::sha256;
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::InstanceName;
 use std::collections::BTreeSet;
@@ -27,6 +36,11 @@ use std::time::{Duration, SystemTime};
 
 /// How many names a sentence about what is waited for holds.
 const NAMES_SHOWN: usize = 5;
+
+/// What is waited for of machines that could not come back.
+const LOCKED_OUT: &str = "to connect: joined from other machines and away, they would be locked out and each need a new token; go on without them with: meshctl ca rotate --force";
+/// Keys of retired roots that are remembered: one rotation a week for a year.
+const RETIRED_MAX: usize = 52;
 
 /// A step of the rotation of the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +87,8 @@ pub enum RotateRoot {
     Resume,
     /// Go back to the old root: at once before *sign*, by the same gated way back in *sign*.
     Abort,
+    /// Go on without the machines that joined with a token and are away; each of them then needs a new token.
+    Force,
 }
 
 /// What one connected proxy has, as far as the control plane knows.
@@ -114,6 +130,10 @@ pub(super) struct Rotation {
     pub(super) is_paused: bool,
     /// When the step began.
     pub(super) entered: SystemTime,
+    /// It was aborted in *sign*: the old root signs again, and the new one retires.
+    pub(super) is_aborted: bool,
+    /// Machines that are away are not waited for.
+    pub(super) is_forced: bool,
 }
 
 /// Everything that the gates look at.
@@ -133,24 +153,28 @@ impl Authority {
     /// A certificate could not be made or the state not saved; nothing of that step has happened and the next tick
     /// tries again.
     pub fn tick(&self, now: SystemTime, fleet: &[ProxyTrust]) -> Result<Progress, AuthorityError> {
-        let mut inner = self.lock();
-        let before = (inner.core.sequence, inner.core.revoked.count(), inner.core.reissue_epoch);
-        for proxy in fleet {
-            inner.records.saw(&proxy.id, &proxy.instance, now);
-        }
-        inner.records.prune(now);
-        let intermediate_rotated = match self.renew_intermediate_if_due(&mut inner, now) {
+        let turn = self.turn();
+        let before = {
+            let mut inner = self.lock();
+            for proxy in fleet {
+                inner.records.saw(&proxy.id, &proxy.instance, (now, proxy.bundle_sequence));
+            }
+            inner.records.prune(now);
+            (inner.core.sequence, inner.core.revoked.count(), inner.core.reissue_epoch)
+        };
+        let intermediate_rotated = match self.renew_intermediate_if_due(&turn, now) {
             // The rotation is what mends that; it must not wait for it.
-            Err(AuthorityError::RootExpired) if inner.core.rotation.is_some() => false,
+            Err(AuthorityError::RootExpired) if self.lock().core.rotation.is_some() => false,
             done => done?,
         };
         // Prepare, trust, sign and retire may follow each other at once in a mesh without proxies.
         for _ in Phase::ALL {
-            if !self.step(&mut inner, fleet, now)? {
+            if !self.step(&turn, fleet, now)? {
                 break;
             }
         }
-        self.forget_expired(&mut inner, now)?;
+        self.forget_expired(&turn, now)?;
+        let inner = self.lock();
         let gate = gate(&inner, fleet, now);
         Ok(Progress {
             bundles_changed: inner.core.sequence != before.0,
@@ -167,8 +191,8 @@ impl Authority {
     /// # Errors
     /// It does not fit the present step, the new root could not be made, or the state not saved.
     pub fn rotate_root(&self, action: RotateRoot, now: SystemTime) -> Result<(), AuthorityError> {
-        let mut inner = self.lock();
-        let mut core = inner.core.clone();
+        let turn = self.turn();
+        let mut core = self.lock().core.clone();
         let word = match action {
             RotateRoot::Start => {
                 core.start_rotation(&self.config, now)?;
@@ -186,9 +210,13 @@ impl Authority {
                 core.abort_rotation(&self.config, now)?;
                 "aborted"
             }
+            RotateRoot::Force => {
+                core.present_rotation()?.is_forced = true;
+                "told to go on without machines that are away"
+            }
         };
-        self.commit(&mut inner, core, now)?;
-        inner.journal.push(now, Event::RotationControl { action: word });
+        self.commit(&turn, core, now)?;
+        self.note(now, Event::RotationControl { action: word });
         Ok(())
     }
 
@@ -198,41 +226,44 @@ impl Authority {
     /// # Errors
     /// It could not be made, or the state not saved.
     pub fn rotate_intermediate(&self, now: SystemTime) -> Result<(), AuthorityError> {
-        let mut inner = self.lock();
-        let mut core = inner.core.clone();
+        let turn = self.turn();
+        let mut core = self.lock().core.clone();
         core.renew_intermediate(&self.config, now)?;
         core.bump_reissue_epoch();
-        self.commit_intermediate(&mut inner, core, now)
+        self.commit_intermediate(&turn, core, now)
     }
 
     /// Takes one step if its gate is open. Says whether it did.
-    fn step(&self, inner: &mut Inner, fleet: &[ProxyTrust], now: SystemTime) -> Result<bool, AuthorityError> {
-        let Some(rotation) = inner.core.rotation.clone() else { return Ok(false) };
-        if rotation.is_paused
-            || gate(inner, fleet, now).closed_by(&rotation, self.config.absent_grace).is_some()
-        {
-            return Ok(false);
-        }
-        let mut core = inner.core.clone();
+    fn step(&self, turn: &Turn<'_>, fleet: &[ProxyTrust], now: SystemTime) -> Result<bool, AuthorityError> {
+        let (mut core, rotation) = {
+            let inner = self.lock();
+            let Some(rotation) = inner.core.rotation.clone() else { return Ok(false) };
+            if rotation.is_paused
+                || gate(&inner, fleet, now).closed_by(&rotation, self.config.absent_grace).is_some()
+            {
+                return Ok(false);
+            }
+            (inner.core.clone(), rotation)
+        };
         core.advance(&rotation, &self.config, now)?;
         let phase = core.rotation.as_ref().map(|rotation| rotation.phase);
-        self.commit(inner, core, now)?;
-        inner.journal.push(now, Event::RootRotation { phase });
+        self.commit(turn, core, now)?;
+        self.note(now, Event::RootRotation { phase });
         Ok(true)
     }
 
     /// Drops expired revocations and tokens, and saves these changes and new records, if there are any.
-    fn forget_expired(&self, inner: &mut Inner, now: SystemTime) -> Result<(), AuthorityError> {
+    fn forget_expired(&self, turn: &Turn<'_>, now: SystemTime) -> Result<(), AuthorityError> {
+        let inner = self.lock();
         let mut core = inner.core.clone();
         let forgot = core.revoked.prune(now) | core.prune_tokens(now);
         let unsaved_for = now.duration_since(inner.records_saved_at).unwrap_or(Duration::MAX);
         let each =
             RECORDS_UNSAVED_EACH.saturating_mul(u32::try_from(inner.records.len()).unwrap_or(u32::MAX));
         let is_time = unsaved_for >= RECORDS_UNSAVED_MIN.saturating_add(each);
-        if forgot || (inner.records.is_unsaved() && is_time) {
-            self.commit(inner, core, now)?;
-        }
-        Ok(())
+        let is_needed = forgot || (inner.records.is_unsaved() && is_time);
+        drop(inner);
+        if is_needed { self.commit(turn, core, now) } else { Ok(()) }
     }
 }
 
@@ -262,10 +293,17 @@ impl Core {
                 "a rotation of the root is under way already; see: meshctl ca status",
             ));
         }
-        let mut next = next_root(config, now)?;
+        let next = next_root(config, now)?;
+        let refuse = |why: &str| Err(AuthorityError::BroughtRoot(why.to_owned()));
         if self.roots.iter().any(|root| root.signer.sha256 == next.sha256) {
-            // The brought root is in use already; only a new one makes sense.
-            next = make_root(config, now)?;
+            return refuse(
+                "it is the root in use; start the control plane with another one, or with none to have one made, and rotate again",
+            );
+        }
+        if self.retired.contains(&sha256(&next.facts.public_key_der)) {
+            return refuse(
+                "its key was that of a root that was replaced; start the control plane with another one, or with none to have one made, and rotate again",
+            );
         }
         self.roots.push(RootEntry { signer: Arc::new(next), state: RootState::Next, is_trusted: false });
         self.enter(Phase::Prepare, now);
@@ -273,7 +311,8 @@ impl Core {
     }
 
     fn abort_rotation(&mut self, config: &AuthorityConfig, now: SystemTime) -> Result<(), AuthorityError> {
-        match self.present_rotation()?.phase {
+        let Rotation { phase, is_aborted, .. } = *self.present_rotation()?;
+        match phase {
             Phase::Prepare => {
                 self.roots.retain(|root| root.state != RootState::Next);
                 self.rotation = None;
@@ -283,7 +322,16 @@ impl Core {
                 self.bump_sequence();
                 self.rotation = None;
             }
-            Phase::Sign => self.switch_roots(RootState::Retiring, config, now)?,
+            Phase::Sign if is_aborted => {
+                return Err(AuthorityError::Rotation(
+                    "it is aborted already: the new root is being retired, and will not sign again; see: meshctl ca status",
+                ));
+            }
+            Phase::Sign => {
+                self.switch_roots(RootState::Retiring, config, now)?;
+                let rotation = self.present_rotation()?;
+                (rotation.is_aborted, rotation.is_forced) = (true, false);
+            }
             Phase::Retire => {
                 return Err(AuthorityError::Rotation(
                     "the old root's key is gone already, so there is no way back; start a new rotation afterwards",
@@ -310,6 +358,9 @@ impl Core {
             }
             Phase::Trust => self.switch_roots(RootState::Next, config, now)?,
             Phase::Sign => {
+                if !rotation.is_aborted {
+                    self.remember_retired();
+                }
                 self.roots.retain(|root| root.state == RootState::Active);
                 self.bump_sequence();
                 self.enter(Phase::Retire, now);
@@ -340,8 +391,18 @@ impl Core {
     }
 
     fn enter(&mut self, phase: Phase, now: SystemTime) {
-        let is_paused = self.rotation.as_ref().is_some_and(|rotation| rotation.is_paused);
-        self.rotation = Some(Rotation { phase, is_paused, entered: now });
+        let first = Rotation { phase, is_paused: false, entered: now, is_aborted: false, is_forced: false };
+        let present = self.rotation.take().unwrap_or(first);
+        self.rotation = Some(Rotation { phase, entered: now, ..present });
+    }
+
+    /// Keeps the keys of the roots that are about to be forgotten, so that none of them is ever a root again.
+    fn remember_retired(&mut self) {
+        let kept = self.active_root().facts.public_key_der.clone();
+        let gone = self.roots.iter().map(|root| &root.signer.facts.public_key_der);
+        self.retired.extend(gone.filter(|key| **key != kept).map(|key| sha256(key)));
+        let surplus = self.retired.len().saturating_sub(RETIRED_MAX);
+        self.retired.drain(..surplus);
     }
 }
 
@@ -359,7 +420,9 @@ impl Gate<'_> {
     fn closed_by(&self, rotation: &Rotation, grace: Duration) -> Option<String> {
         match rotation.phase {
             Phase::Prepare => None,
-            Phase::Trust => self.unacknowledged().or_else(|| self.absent(rotation, grace, |_| true)),
+            Phase::Trust => self
+                .unacknowledged()
+                .or_else(|| self.absent(rotation, grace, |record| !self.knows_bundle(record, rotation))),
             Phase::Sign => self.on_old_root().or_else(|| {
                 self.absent(rotation, grace, |record| record.root_sha256 != self.core.issuing.root_sha256)
             }),
@@ -367,6 +430,7 @@ impl Gate<'_> {
         }
     }
 
+    /// Newcomers are waited for here: what is connected follows within moments, or is not heard of any more.
     fn unacknowledged(&self) -> Option<String> {
         let behind = self.fleet.iter().filter(|proxy| proxy.bundle_sequence < self.core.sequence);
         let names: BTreeSet<&str> = behind.map(|proxy| proxy.instance.as_str()).collect();
@@ -392,7 +456,32 @@ impl Gate<'_> {
         proxy.svid_root.or_else(looked_up) == Some(self.core.issuing.root_sha256)
     }
 
-    /// Holders of unexpired certificates that are not connected and still within their grace.
+    /// Whether a holder came into being after the present step began, and with its bundle.
+    fn is_newcomer(&self, id: &SpiffeId, instance: &InstanceName, rotation: &Rotation) -> bool {
+        let first = self.records.first_known(id, instance);
+        first.is_some_and(|first| is_after(first, rotation.entered) && first >= self.opened_at)
+    }
+
+    /// Whether the holder of a record has the present bundle although it is not connected: it has acknowledged it, or came
+    /// into being with it.
+    fn knows_bundle(&self, record: &IssuedRecord, rotation: &Rotation) -> bool {
+        let seen = self.records.last_seen(&record.id, &record.instance);
+        seen.is_some_and(|(_, acknowledged)| acknowledged >= self.core.sequence)
+            || self.is_newcomer(&record.id, &record.instance, rotation)
+    }
+
+    /// Whether the holder of a record cannot come back by itself once this step is taken.
+    fn would_be_locked_out(&self, record: &IssuedRecord, rotation: &Rotation) -> bool {
+        let revoked = &self.core.revoked;
+        let is_out = revoked.has_serial(&record.serial)
+            || revoked.has_serial(&record.issuer_serial)
+            || revoked.has_identity(&record.id);
+        // In *trust* a renewal has brought it the new root already.
+        let is_told = rotation.phase == Phase::Trust && is_after(record.issued_at, rotation.entered);
+        record.origin() == Origin::JoinToken && record.not_after >= self.now && !is_out && !is_told
+    }
+
+    /// Holders of unexpired certificates that are not connected and still within their grace, or would be locked out.
     fn absent(
         &self,
         rotation: &Rotation,
@@ -403,19 +492,27 @@ impl Gate<'_> {
         let present: BTreeSet<(&SpiffeId, &InstanceName)> =
             self.fleet.iter().map(|proxy| (&proxy.id, &proxy.instance)).collect();
         let is_present = |record: &IssuedRecord| present.contains(&(&record.id, &record.instance));
-        let names: BTreeSet<&str> = self
-            .records
-            .newest()
-            .filter(|record| record.id != control && !is_present(record) && matters(record))
-            .filter(|record| {
-                let seen = self.records.last_seen(&record.id, &record.instance).unwrap_or(record.issued_at);
-                let since = rotation.entered.max(self.opened_at).max(seen).max(record.issued_at);
-                self.now.duration_since(since).unwrap_or_default() < grace
-            })
-            .map(|record| record.instance.as_str())
-            .collect();
-        sentence(&names, "to connect, or to stay away long enough to be given up")
+        let (mut held, mut soon) = (BTreeSet::new(), BTreeSet::new());
+        for record in self.records.newest() {
+            if record.id == control || is_present(record) || !matters(record) {
+                continue;
+            }
+            let seen = self.records.last_seen(&record.id, &record.instance).map(|(at, _)| at);
+            let since = rotation.entered.max(self.opened_at).max(seen.unwrap_or(self.opened_at));
+            if !rotation.is_forced && self.would_be_locked_out(record, rotation) {
+                held.insert(record.instance.as_str());
+            } else if self.now.duration_since(since).unwrap_or_default() < grace {
+                soon.insert(record.instance.as_str());
+            }
+        }
+        sentence(&held, LOCKED_OUT)
+            .or_else(|| sentence(&soon, "to connect, or to stay away long enough to be given up"))
     }
+}
+
+/// Whether something surely happened after a step began: saved times are whole seconds.
+fn is_after(what: SystemTime, entered: SystemTime) -> bool {
+    what.duration_since(entered).is_ok_and(|past| past >= Duration::from_secs(1))
 }
 
 /// "a, b and 3 more `to_do`", or `None` for nobody.

@@ -86,6 +86,7 @@ impl IdentityService {
         let instance: InstanceName = instance
             .parse()
             .map_err(|e: mesh_proto::name::NameError| Status::invalid_argument(e.to_string()))?;
+        let revocation = self.authority.revocation();
         // Before the token is spent: a request that cannot be signed must not cost it.
         let key = public_key_of_request(csr_der).map_err(Status::invalid_argument)?;
         let key_sha256 = sha256(&rcgen::PublicKeyData::subject_public_key_info(&key));
@@ -95,7 +96,7 @@ impl IdentityService {
             attest::attest(&self.authority, &owners, &claim, now).map_err(|e| unattested(&e))?;
         let lifetime = (*lifetime_seconds > 0).then(|| Duration::from_secs(*lifetime_seconds));
         let order = Order { csr_der, id: &id, instance: &instance, lifetime, attestor: &attestor };
-        let issued = self.authority.issue(&order, now).map_err(|e| refused(&e))?;
+        let issued = self.authority.issue_as_of(revocation, &order, now).map_err(|e| refused(&e))?;
         Ok(response(&self.authority, &id, issued, &self.control_address))
     }
 }
@@ -143,7 +144,7 @@ fn refused(error: &IssueRefusal) -> Status {
         IssueRefusal::Request(_) => Status::invalid_argument(text),
         IssueRefusal::OtherTrustDomain(_) | IssueRefusal::Revoked(_) => Status::permission_denied(text),
         IssueRefusal::TooFast { .. } | IssueRefusal::Full(_) => Status::resource_exhausted(text),
-        IssueRefusal::Authority(_) => Status::unavailable(text),
+        IssueRefusal::Overtaken(_) | IssueRefusal::Authority(_) => Status::unavailable(text),
     }
 }
 
@@ -172,17 +173,19 @@ pub struct SelfIssuer {
 
 impl crate::client::Issuer for SelfIssuer {
     async fn issue(&self, csr_der: Vec<u8>) -> Result<v1::IssueResponse, crate::client::IssueError> {
+        let issuer = self.clone();
+        // It may need a new intermediate first, which waits for the store.
+        let issued = tokio::task::spawn_blocking(move || issuer.answer(&csr_der)).await;
+        let unavailable = |reason| crate::client::IssueError::Unavailable { at: "itself".to_owned(), reason };
+        issued.map_err(|_| unavailable("issuing was interrupted".to_owned()))?.map_err(unavailable)
+    }
+}
+
+impl SelfIssuer {
+    fn answer(&self, csr_der: &[u8]) -> Result<v1::IssueResponse, String> {
         let id = control_identity(self.authority.trust_domain());
-        let order = Order {
-            csr_der: &csr_der,
-            id: &id,
-            instance: &self.instance,
-            lifetime: None,
-            attestor: "itself",
-        };
-        let issued = self.authority.issue(&order, (self.clock)()).map_err(|error| {
-            crate::client::IssueError::Unavailable { at: "itself".to_owned(), reason: error.to_string() }
-        })?;
+        let order = Order { csr_der, id: &id, instance: &self.instance, lifetime: None, attestor: "itself" };
+        let issued = self.authority.issue(&order, (self.clock)()).map_err(|error| error.to_string())?;
         Ok(response(&self.authority, &id, issued, &self.control_address))
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct Core {
     pub(super) reissue_epoch: u64,
     pub(super) revoked: Revoked,
     pub(super) tokens: Vec<Token>,
+    /// SHA-256 of the public keys of roots that were replaced, oldest first.
+    pub(super) retired: Vec<[u8; 32]>,
 }
 
 /// A root.
@@ -72,6 +74,7 @@ impl Core {
             reissue_epoch: 1,
             revoked: Revoked::default(),
             tokens: Vec::new(),
+            retired: Vec::new(),
         })
     }
 
@@ -119,6 +122,12 @@ impl Core {
         left < life / 3 && next.not_after > facts.not_after
     }
 
+    /// Whether certificates can be issued below the intermediate.
+    pub(super) fn intermediate_is_usable(&self, now: SystemTime) -> bool {
+        let facts = &self.issuing.signer.facts;
+        now <= facts.not_after && !self.revoked.has_serial(&facts.serial)
+    }
+
     pub(super) fn bump_sequence(&mut self) {
         self.sequence = self.sequence.saturating_add(1);
     }
@@ -149,8 +158,14 @@ pub(super) fn next_root(config: &AuthorityConfig, now: SystemTime) -> Result<Sig
     }
 }
 
+/// SHA-256 of a brought root's certificate, if there is one in its file.
+pub(super) fn brought_sha256(brought: &BroughtRoot) -> Option<[u8; 32]> {
+    let certificate = CertificateDer::from_pem_slice(brought.certificate_pem.as_bytes()).ok()?;
+    Some(crate::x509::sha256(&certificate))
+}
+
 /// A root made here.
-pub(super) fn make_root(config: &AuthorityConfig, now: SystemTime) -> Result<Signer, AuthorityError> {
+fn make_root(config: &AuthorityConfig, now: SystemTime) -> Result<Signer, AuthorityError> {
     Signer::make_root(&config.trust_domain, Span::new(now, config.backdate, config.root_lifetime))
 }
 

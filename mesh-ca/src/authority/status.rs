@@ -95,7 +95,7 @@ impl Authority {
             svids_on_active: fleet.iter().filter(|proxy| gate.is_on_active_root(proxy)).count(),
             issued_total: inner.records.total,
             revoked: core.revoked.count(),
-            warnings: warnings(core, now),
+            warnings: self.warnings(core, now),
         }
     }
 }
@@ -117,6 +117,20 @@ fn certificate(facts: &Facts, sha256: [u8; 32], state: CaState) -> CaCertificate
         not_after: facts.not_after,
         state,
         sha256,
+    }
+}
+
+impl Authority {
+    fn warnings(&self, core: &Core, now: SystemTime) -> Vec<String> {
+        let mut warnings = warnings(core, now);
+        let is_unused = |sha256: &[u8; 32]| core.roots.iter().all(|root| root.signer.sha256 != *sha256);
+        if self.brought_sha256.as_ref().is_some_and(is_unused) {
+            warnings.push(
+                "the root that was given at the start is not in use; change to it with: meshctl ca rotate"
+                    .to_owned(),
+            );
+        }
+        warnings
     }
 }
 

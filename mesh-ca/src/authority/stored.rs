@@ -7,7 +7,7 @@
 use super::AuthorityError;
 use super::attest::join_token::Token;
 use super::keys::{CaKey, Signer};
-use super::record::{IssuedRecord, Records};
+use super::record::{IssuedRecord, Records, ToSave};
 use super::revoke::{Revoked, RevokedIdentity, RevokedSerial};
 use super::rotation::{Phase, Rotation};
 use super::state::{Core, Issuing, RootEntry, RootState};
@@ -33,6 +33,8 @@ struct Stored {
     revoked_serials: Vec<StoredSerial>,
     revoked_identities: Vec<StoredIdentity>,
     tokens: Vec<StoredToken>,
+    #[serde(default)]
+    retired: Vec<Bytes>,
     issued_total: u64,
     issued: Vec<StoredRecord>,
 }
@@ -64,6 +66,10 @@ struct StoredRotation {
     phase: String,
     paused: bool,
     entered: u64,
+    #[serde(default)]
+    aborted: bool,
+    #[serde(default)]
+    forced: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -132,8 +138,9 @@ impl Drop for SecretText {
 }
 
 /// The plain bytes to seal.
-pub(super) fn encode(core: &Core, records: &Records) -> Zeroizing<Vec<u8>> {
-    let Core { trust_domain, roots, issuing, rotation, sequence, reissue_epoch, revoked, tokens } = core;
+pub(super) fn encode(core: &Core, records: &ToSave) -> Zeroizing<Vec<u8>> {
+    let Core { trust_domain, roots, issuing, rotation, sequence, reissue_epoch, revoked, tokens, retired } =
+        core;
     let stored = Stored {
         version: VERSION,
         trust_domain: trust_domain.to_string(),
@@ -144,6 +151,8 @@ pub(super) fn encode(core: &Core, records: &Records) -> Zeroizing<Vec<u8>> {
             phase: rotation.phase.as_str().to_owned(),
             paused: rotation.is_paused,
             entered: seconds(rotation.entered),
+            aborted: rotation.is_aborted,
+            forced: rotation.is_forced,
         }),
         sequence: *sequence,
         reissue_epoch: *reissue_epoch,
@@ -154,8 +163,9 @@ pub(super) fn encode(core: &Core, records: &Records) -> Zeroizing<Vec<u8>> {
             .map(|revoked| StoredIdentity { id: revoked.id.to_string(), reason: revoked.reason.clone() })
             .collect(),
         tokens: tokens.iter().map(encode_token).collect(),
+        retired: retired.iter().map(|key| Bytes(key.to_vec())).collect(),
         issued_total: records.total,
-        issued: records.all().map(|record| encode_record(record)).collect(),
+        issued: records.records.iter().map(|record| encode_record(record)).collect(),
     };
     // Room from the start: growing would leave unwiped copies of the keys behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(
@@ -241,8 +251,7 @@ pub(super) fn decode(plain: &[u8]) -> Result<(Core, Records), AuthorityError> {
     for record in &stored.issued {
         records.add(decode_record(record)?);
     }
-    records.total = stored.issued_total;
-    records.mark_saved();
+    records.mark_loaded(stored.issued_total);
     Ok((core, records))
 }
 
@@ -266,6 +275,7 @@ fn decode_core(stored: &Stored) -> Result<Core, AuthorityError> {
                 Ok(RevokedIdentity { id, reason: revoked.reason.clone() })
             })
             .collect::<Result<_, AuthorityError>>()?,
+        revision: 0,
     };
     Ok(Core {
         trust_domain: stored.trust_domain.parse().map_err(|e| damaged(&e))?,
@@ -276,6 +286,7 @@ fn decode_core(stored: &Stored) -> Result<Core, AuthorityError> {
         reissue_epoch: stored.reissue_epoch,
         revoked,
         tokens: stored.tokens.iter().map(decode_token).collect::<Result<_, _>>()?,
+        retired: stored.retired.iter().map(hash).collect::<Result<_, _>>()?,
     })
 }
 
@@ -301,6 +312,8 @@ fn decode_rotation(stored: &StoredRotation) -> Result<Rotation, AuthorityError> 
         phase: phase.ok_or_else(unknown)?,
         is_paused: stored.paused,
         entered: time(stored.entered),
+        is_aborted: stored.aborted,
+        is_forced: stored.forced,
     })
 }
 

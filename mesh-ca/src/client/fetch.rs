@@ -3,7 +3,7 @@
 use super::{Identity, IssueError, Issuer};
 use crate::bundle::TrustBundles;
 use crate::tls::{self, Credentials};
-use crate::verify::handshake_error;
+use crate::verify::{PeerError, handshake_error};
 use hyper_util::rt::TokioIo;
 use mesh_proto::config::{Bundle, Revocations};
 use mesh_proto::identity::TrustDomain;
@@ -148,8 +148,17 @@ impl JoinIssuer {
 impl Issuer for JoinIssuer {
     async fn issue(&self, csr_der: Vec<u8>) -> Result<v1::IssueResponse, IssueError> {
         let (config, evidence) = self.proof()?;
-        let channel = tls_channel(&self.address, config).await?;
-        ask(channel, &self.address, request(csr_der, evidence, &self.instance, self.lifetime)).await
+        let has_joined = evidence.is_none();
+        let asked = async {
+            let channel = tls_channel(&self.address, config).await?;
+            ask(channel, &self.address, request(csr_der, evidence, &self.instance, self.lifetime)).await
+        };
+        asked.await.map_err(|error| match error {
+            IssueError::Impostor { at, reason: reason @ PeerError::UnknownIssuer } if has_joined => {
+                IssueError::LockedOut { at, reason }
+            }
+            other => other,
+        })
     }
 
     fn accepted(&self, identity: &Arc<Identity>) {

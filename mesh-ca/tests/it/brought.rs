@@ -140,10 +140,31 @@ fn the_next_rotation_changes_to_a_root_that_is_brought_later() {
     assert_eq!(status.phase, None);
     assert!(status.roots[0].subject.contains("Example Root"), "{}", status.roots[0].subject);
     assert_ne!(authority.bundles()[0].roots, made);
-    // A second rotation finds the brought root in use and makes one.
-    authority.rotate_root(RotateRoot::Start, now()).unwrap();
+    assert_eq!(status.warnings, [] as [String; 0]);
+    let refused = authority.rotate_root(RotateRoot::Start, now()).unwrap_err().to_string();
+    assert!(refused.contains("it is the root in use"), "{refused}");
+}
+
+#[test]
+fn a_root_that_was_replaced_is_never_a_root_again() {
+    let (root, mut config) = (brought(&EC, GOOD, "30"), AuthorityConfig::new(domain()));
+    let again =
+        || BroughtRoot { certificate_pem: root.certificate_pem.clone(), key_pem: root.key_pem.clone() };
+    config.brought_root = Some(again());
+    let store = Arc::new(MemoryStore::default());
+    drop(Authority::open(config, store.clone(), &seal_key(), now()).unwrap());
+    let made = Authority::open(AuthorityConfig::new(domain()), store.clone(), &seal_key(), now()).unwrap();
+    made.rotate_root(RotateRoot::Start, now()).unwrap();
     for _ in 0..4 {
-        authority.tick(now() + Duration::from_secs(3600), &[]).unwrap();
+        made.tick(now() + Duration::from_secs(3600), &[]).unwrap();
     }
-    assert!(!authority.status(&[], now()).roots[0].subject.contains("Example Root"));
+    assert!(!made.status(&[], now()).roots[0].subject.contains("Example Root"));
+    let mut config = AuthorityConfig::new(domain());
+    config.brought_root = Some(again());
+    let reopened = Authority::open(config, store, &seal_key(), now()).unwrap();
+    let warnings = reopened.status(&[], now()).warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("is not in use")), "{warnings:?}");
+    let refused = reopened.rotate_root(RotateRoot::Start, now()).unwrap_err().to_string();
+    assert!(refused.contains("that was replaced"), "{refused}");
+    assert_eq!(reopened.status(&[], now()).phase, None);
 }

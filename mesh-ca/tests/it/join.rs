@@ -214,6 +214,25 @@ fn a_token_is_bound_to_the_first_key_that_shows_it() {
     assert!(show(1, "vm-1", now() + TEN_MINUTES * 2).is_err());
 }
 
+#[tokio::test]
+async fn a_machine_that_is_locked_out_is_told_what_to_do_and_people_are_told_of_it() {
+    let mesh = Mesh::new();
+    let at = serve(&mesh).await;
+    let issuer = joiner(&mesh, at, token(&mesh));
+    join(&issuer).await.unwrap();
+    let done = mesh.authority.revoke(&Revocable::Intermediate, "key exposed", now()).unwrap();
+    assert_eq!(done.locked_out, [(id("web"), instance("vm-1"))]);
+    let refused = join(&issuer).await.unwrap_err();
+    assert!(refused.to_string().contains("meshctl ca token --namespace default"), "{refused}");
+    // A root that changed without this machine.
+    let (other, moved) = (Mesh::new(), joiner(&mesh, at, token(&mesh)));
+    join(&moved).await.unwrap();
+    moved.learn(&[(domain(), other.authority.bundles().remove(0))].into());
+    let refused = join(&moved).await.unwrap_err();
+    assert!(matches!(refused, IssueError::LockedOut { .. }), "{refused}");
+    assert!(refused.to_string().contains("meshctl ca token"), "{refused}");
+}
+
 #[test]
 fn guesses_are_slowed_down_and_valid_tokens_are_not() {
     let mesh = Mesh::new();

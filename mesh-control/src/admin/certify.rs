@@ -64,10 +64,11 @@ impl Control {
             "pause" => RotateRoot::Pause,
             "resume" => RotateRoot::Resume,
             "abort" => RotateRoot::Abort,
+            "force" => RotateRoot::Force,
             other => {
                 let other: String = other.chars().take(40).collect();
                 return Err(Status::invalid_argument(format!(
-                    "unknown action {other:?}; write start, pause, resume or abort"
+                    "unknown action {other:?}; write start, pause, resume, abort or force"
                 )));
             }
         };
@@ -77,6 +78,9 @@ impl Control {
             (false, RotateRoot::Pause) => "pause the rotation of the root",
             (false, RotateRoot::Resume) => "resume the rotation of the root",
             (false, RotateRoot::Abort) => "abort the rotation of the root",
+            (false, RotateRoot::Force) => {
+                "go on with the rotation of the root without machines that are away"
+            }
         };
         self.with_authority(move |control| {
             let (authority, now) = (control.authority.inner(), clock::wall());
@@ -195,7 +199,7 @@ impl Control {
         let done = acted
             .map_err(|_| Status::internal("the authority broke off"))?
             .map_err(|error| status(&error))?;
-        self.mesh.set_trust(self.authority.trust());
+        self.authority.publish(&self.mesh);
         self.authority.nudge();
         Ok(done)
     }

@@ -141,7 +141,8 @@ impl Admin for AdminService {
 
     async fn identities(&self, request: Request<v1::IdentitiesRequest>) -> Answer<v1::IdentitiesResponse> {
         self.caller(&request, "identities", View)?;
-        self.control.identities(request.get_ref()).map(Response::new)
+        let request = request.into_inner();
+        self.control.aside(move |control| control.identities(&request)).await.map(Response::new)
     }
 
     async fn create_join_token(

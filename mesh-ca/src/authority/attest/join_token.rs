@@ -69,6 +69,23 @@ impl Core {
         self.tokens.len() != before
     }
 
+    /// The token with this hash, if the bearer may use it.
+    fn token(&mut self, hash: &[u8; 32], bearer: &Bearer<'_>, now: SystemTime) -> Option<&mut Token> {
+        // Every token is compared, and in constant time, so that time tells nothing of how near a guess was.
+        let mut found = None;
+        for (at, token) in self.tokens.iter().enumerate() {
+            if bool::from(token.hash.ct_eq(hash)) {
+                found = Some(at);
+            }
+        }
+        let fits = |token: &&mut Token| {
+            token.until >= now
+                && token.holder.is_none_or(|holder| bool::from(holder.ct_eq(&bearer.key_sha256)))
+                && token.instance.as_ref().is_none_or(|user| user == bearer.instance)
+        };
+        self.tokens.get_mut(found?).filter(fits)
+    }
+
     /// Drops the tokens that an instance has used. Says how many.
     pub(in crate::authority) fn void_tokens(&mut self, id: &SpiffeId, instance: &InstanceName) -> usize {
         let before = self.tokens.len();
@@ -98,8 +115,8 @@ impl Authority {
         if id.trust_domain_str() != self.trust_domain().as_str() || is_reserved(id) {
             return refuse(format!("{id} is not a workload of this mesh"));
         }
-        let mut inner = self.lock();
-        let mut core = inner.core.clone();
+        let turn = self.turn();
+        let mut core = self.lock().core.clone();
         if core.revoked.has_identity(id) {
             return refuse(format!("{id} is revoked; undo it with: meshctl ca revoke {id} --undo"));
         }
@@ -116,8 +133,8 @@ impl Authority {
         let hash = sha256(text.as_bytes());
         let until = now.checked_add(lifetime.min(TOKEN_LIFETIME_MAX)).unwrap_or(now);
         core.tokens.push(Token { hash, id: id.clone(), until, holder: None, instance: None });
-        self.commit(&mut inner, core, now)?;
-        inner.journal.push(now, Event::TokenCreated { id: id.clone(), name: name(&hash) });
+        self.commit(&turn, core, now)?;
+        self.note(now, Event::TokenCreated { id: id.clone(), name: name(&hash) });
         Ok(text)
     }
 
@@ -132,31 +149,27 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Attested, AttestError> {
         let hash = sha256(text.as_bytes());
-        let mut inner = self.lock();
-        let mut core = inner.core.clone();
-        // Every token is compared, and in constant time, so that time tells nothing of how near a guess was.
-        let mut found = None;
-        for (at, token) in core.tokens.iter().enumerate() {
-            if bool::from(token.hash.ct_eq(&hash)) {
-                found = Some(at);
+        let is_bound = {
+            let mut inner = self.lock();
+            match inner.core.token(&hash, bearer, now) {
+                Some(token) => token.holder.is_some(),
+                None => {
+                    return Err(match inner.guesses.0.take(GUESS_INTERVAL, GUESSES, now) {
+                        Ok(()) => AttestError::Token,
+                        Err(_) => AttestError::TooManyGuesses,
+                    });
+                }
             }
-        }
-        let fits = |token: &&mut Token| {
-            token.until >= now
-                && token.holder.is_none_or(|holder| bool::from(holder.ct_eq(&bearer.key_sha256)))
-                && token.instance.as_ref().is_none_or(|user| user == bearer.instance)
         };
-        let Some(token) = found.and_then(|at| core.tokens.get_mut(at)).filter(fits) else {
-            return Err(match inner.guesses.0.take(GUESS_INTERVAL, GUESSES, now) {
-                Ok(()) => AttestError::Token,
-                Err(_) => AttestError::TooManyGuesses,
-            });
-        };
+        // Only who has a token gets a turn, and only the first time: guesses never wait for the store.
+        let turn = if is_bound { None } else { Some(self.turn()) };
+        let mut core = self.lock().core.clone();
+        let token = core.token(&hash, bearer, now).ok_or(AttestError::Token)?;
         let attested = Attested { id: token.id.clone(), attestor: format!("join_token {}", name(&hash)) };
-        if token.holder.is_none() {
+        if let (None, Some(turn)) = (token.holder, turn) {
             token.holder = Some(bearer.key_sha256);
             token.instance = Some(bearer.instance.clone());
-            self.commit(&mut inner, core, now)?;
+            self.commit(&turn, core, now)?;
         }
         Ok(attested)
     }

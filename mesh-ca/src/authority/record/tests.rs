@@ -1,5 +1,4 @@
 use super::*;
-use std::time::Duration;
 
 const LIMITS: RecordLimits = RecordLimits { mesh: 20, identity: 10, instance: 3 };
 
@@ -78,7 +77,7 @@ fn a_full_mesh_refuses_new_instances_before_known_ones() {
 #[test]
 fn what_has_expired_makes_room() {
     let mut records = filled(["a/a1", "a/a1", "a/a1", "b/b1"]);
-    records.saw(&id("a"), &instance("a1"), SystemTime::UNIX_EPOCH);
+    records.saw(&id("a"), &instance("a1"), (SystemTime::UNIX_EPOCH, 1));
     records.prune(SystemTime::UNIX_EPOCH + Duration::from_secs(15));
     room(&records, "a", "a1").unwrap();
     assert_eq!(records.of_holder(&id("a"), &instance("a1")).count(), 2);

@@ -19,6 +19,7 @@ Examples:
   meshctl ca rotate --pause            # stays at the present step
   meshctl ca rotate --resume
   meshctl ca rotate --abort            # back to the old root, while that is still possible
+  meshctl ca rotate --force            # without the machines that `ca status` says are waited for
   meshctl ca rotate --intermediate     # only the issuing certificate, and all workloads'
 
 Steps: prepare, trust (every sidecar acknowledges both roots), sign (new certificates for all),
@@ -38,6 +39,9 @@ pub(crate) struct RotateArgs {
     /// Go back to the old root
     #[arg(long, group = "action")]
     abort: bool,
+    /// Go on without machines that joined with a token and are away; each then needs a new token
+    #[arg(long, group = "action")]
+    force: bool,
     /// Only a new issuing certificate under the same root
     #[arg(long, group = "action")]
     intermediate: bool,
@@ -54,17 +58,18 @@ pub(crate) struct RotateArgs {
 /// # Errors
 /// When the step asked for makes no sense now.
 pub(crate) async fn run(args: RotateArgs, session: &Session) -> Result<Exit, Failure> {
-    let action = match (args.pause, args.resume, args.abort) {
-        (true, _, _) => "pause",
-        (_, true, _) => "resume",
-        (_, _, true) => "abort",
+    let action = match (args.pause, args.resume, args.abort, args.force) {
+        (true, ..) => "pause",
+        (_, true, ..) => "resume",
+        (.., true, _) => "abort",
+        (.., true) => "force",
         _ => "start",
     };
     let client = session.admin().await?;
     let request = v1::CaRotateRequest { action: action.to_owned(), intermediate_only: args.intermediate };
     let response = client.answer(client.api().ca_rotate(request).await);
     let mut status = CaOut::from(response.map_err(|failure| failure.next("meshctl ca status"))?);
-    let follow = (action == "start" || action == "resume") && !args.intermediate && !args.no_wait;
+    let follow = matches!(action, "start" | "resume" | "force") && !args.intermediate && !args.no_wait;
     if follow {
         let following = async {
             let mut shown = String::new();
