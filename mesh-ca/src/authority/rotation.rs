@@ -14,7 +14,7 @@
 //! That is not so of a machine that joined with a token: it knows the control plane by the roots it was told of, and is known by
 //! its SVID. Left behind, it could only be joined anew by hand. So *trust* and *sign* wait for each of them, at the longest
 //! until its certificate expires, unless somebody goes on without them (`RotateRoot::Force`).
-//! Whoever got its first certificate after a step began got the bundle of that step with it and is not waited for; otherwise
+//! Whoever got its first certificate after a step began got its bundle with it and is waited for only while connected; otherwise
 //! jobs that come and go would hold the rotation up for ever.
 //! After a crash in *sign* the records of the last seconds may be lost, so everybody is asked to renew once more.
 //! SPIRE's names for the same steps are prepare, activate, taint, revoke; its *taint* is our reissue epoch.
