@@ -109,6 +109,23 @@ fn files_that_cannot_be_applied() {
 }
 
 #[test]
+fn what_is_too_large_or_never_ends_is_refused_whole() {
+    let state = folder();
+    let sparse = state.path().join("large.yaml");
+    std::fs::File::create(&sparse).and_then(|file| file.set_len(1 << 30)).expect("a sparse file");
+    for path in [&*sparse.display().to_string(), "/dev/zero"] {
+        fails(state.path(), &["apply", "-f", path], 1, &[path, "more than 67108864 bytes", "split it"]);
+    }
+    let mut text = "apiVersion: meshctl.io/v1alpha1\nkind: Service\nmetadata: {name: x}\n---\n".to_owned();
+    text.push_str(&"#".repeat(64 << 20));
+    let output =
+        meshctl(state.path()).args(["apply", "-f", "-"]).write_stdin(text).output().expect("meshctl runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("standard input has more than"), "the first part was taken for the whole: {said}");
+}
+
+#[test]
 fn all_problems_of_all_files_are_told_at_once() {
     let state = folder();
     let dir = state.path().join("policies");

@@ -7,7 +7,7 @@ use crate::failure::Failure;
 use mesh_proto::resource::{self, Problem, SourceDocument};
 use mesh_proto::wire::v1;
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A file larger than this is not a policy but a mistake.
@@ -75,16 +75,13 @@ fn refused(problems: &[Problem], texts: &BTreeMap<String, String>) -> Failure {
 /// The files that a path means, with their texts, in the order of their names.
 fn read_one(path: &Path, depth: Depth) -> Result<Vec<(String, String)>, Failure> {
     if path.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin()
-            .take(FILE_BYTES_MAX)
-            .read_to_string(&mut text)
-            .map_err(|error| Failure::failed(format!("cannot read standard input: {error}")))?;
+        let stdin = Path::new("standard input");
+        let text = read_all(stdin, std::io::stdin())?;
         return Ok(vec![("<stdin>".to_owned(), text)]);
     }
     let about = std::fs::metadata(path).map_err(|error| cannot_read(path, &error))?;
     if !about.is_dir() {
-        return Ok(vec![(path.display().to_string(), read_file(path, about.len())?)]);
+        return Ok(vec![(path.display().to_string(), read_file(path)?)]);
     }
     let mut found = Vec::new();
     collect(path, depth, DEPTH_MAX, &mut found)?;
@@ -96,13 +93,7 @@ fn read_one(path: &Path, depth: Depth) -> Result<Vec<(String, String)>, Failure>
         ))
         .next(format!("meshctl apply -R -f {}   # with the directories in it", path.display())));
     }
-    found
-        .into_iter()
-        .map(|file| {
-            let bytes = std::fs::metadata(&file).map_err(|error| cannot_read(&file, &error))?.len();
-            Ok((file.display().to_string(), read_file(&file, bytes)?))
-        })
-        .collect()
+    found.into_iter().map(|file| Ok((file.display().to_string(), read_file(&file)?))).collect()
 }
 
 fn collect(dir: &Path, depth: Depth, levels_left: usize, found: &mut Vec<PathBuf>) -> Result<(), Failure> {
@@ -126,14 +117,22 @@ fn collect(dir: &Path, depth: Depth, levels_left: usize, found: &mut Vec<PathBuf
     Ok(())
 }
 
-fn read_file(path: &Path, bytes: u64) -> Result<String, Failure> {
-    if bytes > FILE_BYTES_MAX {
+fn read_file(path: &Path) -> Result<String, Failure> {
+    read_all(path, std::fs::File::open(path).map_err(|error| cannot_read(path, &error))?)
+}
+
+/// All of a source, or none: half a file would be applied as if it were whole. A device or a pipe need not end.
+fn read_all(path: &Path, source: impl Read) -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = source.take(FILE_BYTES_MAX.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(|error| cannot_read(path, &error))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Failure::failed(format!(
-            "{} has {bytes} bytes; at most {FILE_BYTES_MAX} are read",
+            "{} has more than {FILE_BYTES_MAX} bytes, which is the most that is read; split it",
             path.display()
         )));
     }
-    std::fs::read_to_string(path).map_err(|error| cannot_read(path, &error))
+    String::from_utf8(bytes).map_err(|_| Failure::failed(format!("{} is not UTF-8 text", path.display())))
 }
 
 fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
@@ -141,7 +140,6 @@ fn cannot_read(path: &Path, error: &std::io::Error) -> Failure {
         std::io::ErrorKind::NotFound => {
             Failure::failed(format!("there is no file or directory {}", path.display()))
         }
-        std::io::ErrorKind::InvalidData => Failure::failed(format!("{} is not UTF-8 text", path.display())),
         _ => Failure::failed(format!("cannot read {}: {error}", path.display()))
             .next(format!("ls -l {}", path.display())),
     }
