@@ -161,6 +161,11 @@ pub(crate) fn handshake_reason(error: &io::Error) -> &'static str {
     }
 }
 
+/// What went wrong in a handshake, in a sentence: ours where we have one, since rustls wraps it in its own words.
+pub(crate) fn handshake_text(error: &io::Error) -> String {
+    mesh_ca::verify::handshake_error(error).map_or_else(|| error.to_string(), |reason| reason.to_string())
+}
+
 /// Whether a failed handshake is explained by our own certificate being past its end.
 pub(crate) fn is_own_expiry(not_after: std::time::SystemTime, error: &io::Error) -> bool {
     clock::wall() >= not_after

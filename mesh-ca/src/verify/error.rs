@@ -108,7 +108,8 @@ impl PeerError {
             Self::NotYetValid => "not_yet_valid",
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongTrustDomain => "wrong_trust_domain",
-            Self::NotOneUriSan { .. } => "not_one_uri_san",
+            Self::NotOneUriSan { count: 0 } => "no_uri_san",
+            Self::NotOneUriSan { .. } => "several_uri_sans",
             Self::BadSpiffeId { .. } => "bad_spiffe_id",
             Self::WrongUsage => "wrong_usage",
             Self::WrongKeyUsage => "wrong_key_usage",
@@ -170,6 +171,11 @@ fn from_rustls(error: &rustls::Error) -> Option<PeerError> {
         | rustls::Error::InvalidMessage(_)
         | rustls::Error::InappropriateMessage { .. }
         | rustls::Error::InappropriateHandshakeMessage { .. } => Some(PeerError::Misbehaved),
+        // What the peer could not agree to has the same name whichever side noticed it first.
+        rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => Some(PeerError::NoCommonTls),
+        rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            Some(PeerError::NoMeshProtocol)
+        }
         rustls::Error::AlertReceived(alert) => Some(PeerError::RefusedUs { alert: alert_name(*alert) }),
         _ => None,
     }

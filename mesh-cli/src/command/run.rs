@@ -12,6 +12,7 @@ use crate::output;
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, ServiceAccount};
+use mesh_proto::ops::log::LogFormat;
 use mesh_proxy::capture::namespace::Namespace as NetworkNamespace;
 use mesh_proxy::{AccessLogTarget, Config, IssuerConfig};
 use std::collections::BTreeMap;
@@ -100,6 +101,9 @@ pub(crate) struct SidecarArgs {
     /// What the sidecar logs, for instance warn or mesh_proxy=debug
     #[arg(long, default_value = "info", env = "MESHCTL_LOG", value_name = "FILTER")]
     pub(crate) log: String,
+    /// How the sidecar's log lines look; JSON has one object on each line
+    #[arg(long, default_value_t, value_name = "text|json")]
+    pub(crate) log_format: LogFormat,
     /// The program and its arguments
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,

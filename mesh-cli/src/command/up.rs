@@ -70,6 +70,9 @@ pub(crate) struct UpArgs {
     /// What is logged, for instance debug or mesh_control=debug
     #[arg(long, default_value = "info", env = "MESHCTL_LOG", value_name = "FILTER")]
     log: String,
+    /// How log lines look; JSON has one object on each line
+    #[arg(long, default_value_t, value_name = "text|json")]
+    log_format: LogFormat,
 }
 
 /// Runs the control plane until a signal.
@@ -84,7 +87,7 @@ pub(crate) async fn run(args: UpArgs, session: &Session) -> Result<Exit, Failure
     if let Some(metrics) = args.metrics {
         check_port(metrics, "--metrics")?;
     }
-    start_log(&args.log)?;
+    start_log(&args.log, args.log_format)?;
     let config = to_config(&args, session)?;
     let mut signals = Signals::take()?;
     let shutdown = CancellationToken::new();
@@ -255,7 +258,7 @@ fn check_port(address: SocketAddr, flag: &str) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When the filter makes no sense.
-pub(crate) fn start_log(filter: &str) -> Result<(), Failure> {
-    let config = LogConfig { format: LogFormat::Text, filter: filter.to_owned() };
+pub(crate) fn start_log(filter: &str, format: LogFormat) -> Result<(), Failure> {
+    let config = LogConfig { format, filter: filter.to_owned() };
     log::init(&config).map_err(|error| Failure::usage(error.to_string()))
 }

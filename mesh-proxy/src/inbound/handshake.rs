@@ -130,7 +130,8 @@ async fn tls(
         Ok(secured) => {
             let (Some((_, service)), Some(port)) = (asked, declared) else {
                 worker.shard.refused(Direction::Inbound, Refusal::UnknownPort.label());
-                tracing::info!(%from, peer = %secured.peer.id, "refused: its server name is not one of this mesh");
+                let (reason, peer) = (Refusal::UnknownPort.label(), &secured.peer.id);
+                tracing::info!(%from, reason, %peer, "refused: its server name is not one of this mesh");
                 return None;
             };
             let transport = Transport::Mesh(Box::new(secured.stream));
@@ -147,7 +148,8 @@ async fn tls(
             worker.shard.handshake_failed(Direction::Inbound, reason);
             worker.shard.refused(Direction::Inbound, Refusal::HandshakeFailed.label());
             if let Some(unsaid) = inbound.strangers.may_say(reason, clock::now()) {
-                tracing::info!(%from, reason, unsaid, %error, "refused in the handshake");
+                let error = transport::handshake_text(&error);
+                tracing::info!(%from, reason, unsaid, error, "refused in the handshake");
             }
             None
         }

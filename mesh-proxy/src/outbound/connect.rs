@@ -50,7 +50,7 @@ pub(crate) enum ConnectError {
         source: io::Error,
     },
     /// The handshake failed.
-    #[error("TLS handshake with {endpoint} failed: {source}")]
+    #[error("TLS handshake with {endpoint} failed: {}", transport::handshake_text(source))]
     Handshake {
         /// Where.
         endpoint: SocketAddr,
@@ -96,6 +96,14 @@ impl ConnectError {
             Self::WrongPeer { .. } => Refusal::WrongPeer,
             Self::OwnExpired { .. } => Refusal::CertificateExpired,
             Self::Busy { .. } => Refusal::Overloaded,
+        }
+    }
+
+    /// For the log, as a word of a closed set: why a handshake failed, or what the caller is told.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Handshake { source, .. } => transport::handshake_reason(source),
+            _ => self.refusal().label(),
         }
     }
 }

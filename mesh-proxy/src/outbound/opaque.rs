@@ -137,7 +137,8 @@ async fn open(outbound: &Rc<Outbound>, route: &Rc<Route>) -> Result<(Rc<Lane>, O
 
 /// Says once for each failure what went wrong; the far side is to blame, or the network.
 pub(crate) fn log(error: &ConnectError, route: &Route) {
-    tracing::info!(service = %route.service, port = %route.port.port, %error, "endpoint failed");
+    let (service, port, reason) = (&route.service, route.port.port, error.reason());
+    tracing::info!(%service, %port, reason, %error, "endpoint failed");
 }
 
 /// Carries the tunnel to its end.

@@ -49,7 +49,7 @@ enum Terminal {
 /// # Errors
 /// When the sidecar does not become ready in time, fails, or the program cannot be started.
 pub(crate) async fn run(config: Config, args: &SidecarArgs) -> Result<Exit, Failure> {
-    super::super::up::start_log(&args.log)?;
+    super::super::up::start_log(&args.log, args.log_format)?;
     let mut signals = Signals::take()?;
     let descriptors = mesh_proxy::descriptors::SoftLimit::current();
     let stops = Stops::default();
