@@ -7,10 +7,14 @@
     reason = "a test harness fails by panicking with what it saw"
 )]
 
+pub mod applications;
 pub mod capture;
+pub mod forge;
 pub mod frames;
 pub mod insider;
+pub mod load;
 pub mod process;
 pub mod programs;
+pub mod soak;
 pub mod wait;
 pub mod world;

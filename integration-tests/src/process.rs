@@ -27,6 +27,11 @@ impl Process {
         Self { name: name.to_owned(), child, log }
     }
 
+    /// What it was started as.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Process id.
     pub fn id(&self) -> u32 {
         self.child.id()

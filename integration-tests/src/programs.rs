@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 #[track_caller]
 pub fn built(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_else(|error| panic!("the test's own path: {error}"));
-    let folder = test.parent().and_then(Path::parent).unwrap_or(&test);
+    // A test lies in `deps`, a program beside the others.
+    let beside = test.parent().unwrap_or(&test);
+    let folder = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
     let program = folder.join(name);
     assert!(program.is_file(), "{} is not built; run: cargo build --workspace --bins", program.display());
     program

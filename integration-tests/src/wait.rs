@@ -38,6 +38,12 @@ pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (done, started.elapsed())
 }
 
+/// Lets time pass, for a run whose length is what was asked for.
+#[expect(clippy::disallowed_methods, reason = "see the module's head")]
+pub fn pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// One pause between two looks, for a loop that counts them itself.
 #[expect(clippy::disallowed_methods, reason = "see the module's head")]
 pub fn pause() {

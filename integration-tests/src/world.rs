@@ -154,6 +154,11 @@ impl World {
         self.workloads.len() - 1
     }
 
+    /// All processes of the mesh: the control plane, then the workloads.
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        self.control.iter().chain(&self.workloads)
+    }
+
     /// A workload's process, by the number that [`World::run`] gave.
     #[track_caller]
     pub fn workload(&mut self, number: usize) -> &mut Process {

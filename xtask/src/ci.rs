@@ -1,8 +1,26 @@
 //! The steps of `cargo xtask ci` and `test`, in the order in which a failure is cheapest to find.
 
 use crate::step::{Step, root};
-use crate::{programs, tidy};
+use crate::{fuzz, programs, tidy};
 use anyhow::Result;
+
+/// How thorough a run is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// For each change.
+    Short,
+    /// With the ten minutes of the soak and a minute for each fuzz target.
+    Long,
+}
+
+/// How programs are built.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As the tests build them, with overflow checks and debug assertions.
+    Debug,
+    /// As users get them.
+    Release,
+}
 
 /// The crates that must also compile alone: a workspace build unifies features and hides missing ones.
 const CRATES: [&str; 7] =
@@ -13,7 +31,7 @@ const FEATURES: [(&str, &str); 4] =
     [("mesh-proto", ""), ("mesh-proto", "wire"), ("mesh-proto", "ops"), ("mesh-ca", "authority")];
 
 /// Everything that must hold before a change lands.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(length: Length) -> Result<()> {
     Step::cargo("format", &["fmt", "--all", "--check"]).run()?;
     tidy::run()?;
     Step::cargo("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
@@ -34,7 +52,12 @@ pub(crate) fn run() -> Result<()> {
     if root().join("fuzz/Cargo.toml").is_file() {
         Step::cargo("fuzz targets compile", &["check", "--locked"]).within("fuzz").run()?;
     }
-    test(None)
+    test(None)?;
+    if length == Length::Long {
+        fuzz::run(&fuzz::Args::all(60))?;
+        soak(10.0, Profile::Debug)?;
+    }
+    Ok(())
 }
 
 /// All tests that need no cluster.
@@ -47,19 +70,19 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     Step::cargo("tests", &args).run()
 }
 
-/// Each fuzz target for a while.
-pub(crate) fn fuzz(seconds: u32) -> Result<()> {
-    let targets = std::process::Command::new("cargo")
-        .args(["+nightly", "fuzz", "list"])
-        .current_dir(root())
-        .output()?;
-    anyhow::ensure!(
-        targets.status.success(),
-        "cargo fuzz does not run; install it with: rustup toolchain install nightly && cargo install cargo-fuzz"
-    );
-    let limit = format!("-max_total_time={seconds}");
-    for target in String::from_utf8(targets.stdout)?.lines() {
-        Step::cargo("fuzz", &["+nightly", "fuzz", "run", target, "--", &limit]).run()?;
+/// Certificates of a minute under load for so long; see `integration_tests::soak`.
+pub(crate) fn soak(minutes: f64, profile: Profile) -> Result<()> {
+    programs::install()?;
+    // Built together, so that the program finds the others beside itself.
+    let mut build =
+        vec!["build", "--locked", "--package", "mesh-cli", "--package", "integration-tests", "--bins"];
+    let mut run = vec!["run", "--locked", "--package", "integration-tests", "--bin", "mesh-soak"];
+    if profile == Profile::Release {
+        build.push("--release");
+        run.push("--release");
     }
-    Ok(())
+    Step::cargo("programs of the soak", &build).run()?;
+    let minutes = minutes.to_string();
+    run.extend(["--", &minutes]);
+    Step::cargo("soak", &run).run()
 }

@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod programs;
 mod step;
 mod tidy;
@@ -23,7 +24,11 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Format, lints, each crate alone, tests, documentation, tidy: all that must hold before a change lands.
-    Ci,
+    Ci {
+        /// Also the soak for ten minutes and each fuzz target for one.
+        #[arg(long, env = "MESH_CI_LONG", value_parser = clap::builder::FalseyValueParser::new())]
+        long: bool,
+    },
     /// All tests that need no cluster; installs the real programs they drive where they are missing.
     Test {
         /// Only tests whose name contains this.
@@ -41,25 +46,33 @@ enum Command {
     BenchRelay { ports: Vec<u16> },
     /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
     Tidy,
-    /// Runs each fuzz target for a while (needs cargo-fuzz and a nightly compiler).
-    Fuzz {
-        /// Seconds for each target.
-        #[arg(long, default_value_t = 60)]
-        seconds: u32,
+    /// Runs each fuzz target under libFuzzer for a while (needs a C++ compiler).
+    Fuzz(fuzz::Args),
+    /// Load of every kind while certificates live a minute and the root changes: fails on one failed request.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 10.0)]
+        minutes: f64,
+        /// With the programs as users get them, instead of as the tests build them.
+        #[arg(long)]
+        release: bool,
     },
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.command {
-        Command::Ci => ci::run(),
+        Command::Ci { long } => ci::run(if long { ci::Length::Long } else { ci::Length::Short }),
         Command::Test { filter } => ci::test(filter.as_deref()),
         Command::Programs => programs::install(),
         Command::Bench(args) => bench::run(&args),
         Command::BenchBackend { ports } => bench::backend(&ports),
         Command::BenchRelay { ports } => bench::relay(&ports),
         Command::Tidy => tidy::run(),
-        Command::Fuzz { seconds } => ci::fuzz(seconds),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak { minutes, release } => {
+            ci::soak(minutes, if release { ci::Profile::Release } else { ci::Profile::Debug })
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The control plane killed at any moment: nothing acknowledged is lost, nothing that works stops.
 
-use integration_tests::world::{World, allow, free_port, loopback};
+use integration_tests::applications::{caller, http_server, status};
+use integration_tests::world::{World, allow};
 use integration_tests::{programs, wait};
 use std::process::Command;
 
@@ -59,33 +60,11 @@ fn a_kill_at_any_moment_loses_no_acknowledged_change() {
 #[test]
 fn without_a_control_plane_traffic_goes_on_and_a_restart_empties_no_endpoints() {
     let mut world = World::start();
-    let (app, to) = (free_port(), free_port());
-    let python = programs::python();
-    let port = app.to_string();
     world.apply(&allow("caller", "files"));
-    world.run(
-        "files",
-        &["--port", &port],
-        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
-    );
-    wait::for_listener("http.server", loopback(app));
-    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
-    let get = || {
-        let output = Command::new(programs::system("curl"))
-            .args([
-                "-s",
-                "-o",
-                "/dev/null",
-                "--max-time",
-                "10",
-                "-w",
-                "%{http_code}",
-                &format!("http://127.0.0.1:{to}/"),
-            ])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let folder = world.folder().to_path_buf();
+    http_server(&mut world, "files", &folder, &[]);
+    let to = caller(&mut world, "caller", "files");
+    let get = || status(to);
     assert_eq!(get(), "200");
     for _ in 0..3 {
         world.kill_control();
@@ -105,32 +84,14 @@ fn without_a_control_plane_traffic_goes_on_and_a_restart_empties_no_endpoints() 
 #[test]
 fn a_workload_that_dies_leaves_every_proxys_endpoints_within_a_second() {
     let mut world = World::start();
-    let (app, to) = (free_port(), free_port());
-    let python = programs::python();
-    let port = app.to_string();
     world.apply(&allow("caller", "files"));
-    let number = world.run(
-        "files",
-        &["--port", &port],
-        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
-    );
-    wait::for_listener("http.server", loopback(app));
-    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
-    let used = Command::new(programs::system("curl"))
-        .args(["-s", "-f", "-o", "/dev/null", &format!("http://127.0.0.1:{to}/")])
-        .status()
-        .unwrap();
-    assert!(used.success(), "before the workload dies");
+    let folder = world.folder().to_path_buf();
+    let (number, _) = http_server(&mut world, "files", &folder, &[]);
+    let to = caller(&mut world, "caller", "files");
+    assert_eq!(status(to), "200", "before the workload dies");
     world.workload(number).kill();
     let (_, took) = wait::timed(|| {
-        wait::until("the endpoint to be gone", || {
-            let output = Command::new(programs::system("curl"))
-                .args(["-s", "-o", "/dev/null", "--max-time", "5", "-w", "%header{x-mesh-reason}"])
-                .arg(format!("http://127.0.0.1:{to}/"))
-                .output()
-                .unwrap();
-            (output.stdout == b"no_endpoints").then_some(())
-        })
+        wait::until("the endpoint to be gone", || status(to).ends_with(" no_endpoints").then_some(()))
     });
     assert!(took.as_secs_f64() < 1.5, "it took {took:?}");
 }

@@ -1,94 +1,22 @@
 //! Unmodified databases, none of which speaks TLS by itself: PostgreSQL, Redis, MariaDB (whose server speaks first).
 
+use integration_tests::applications::{folder_for, postgres, psql, succeeded};
 use integration_tests::capture::{Capture, contains};
 use integration_tests::world::{World, allow, free_port, loopback};
 use integration_tests::{programs, wait};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 /// A text that must be seen at the application and must not be seen between the proxies.
 const SECRET: &str = "the-quick-brown-secret-4711";
 
-/// A folder that a system user owns; servers refuse to run as root.
-fn folder_for(world: &World, user: &str) -> PathBuf {
-    let folder = world.folder().join(user);
-    assert!(Command::new("chmod").arg("755").arg(world.folder()).status().unwrap().success());
-    let made = Command::new("install").args(["-d", "-m", "700", "-o", user]).arg(&folder).status().unwrap();
-    assert!(made.success(), "a folder for the user {user}, which its package brings");
-    folder
-}
-
-fn succeeded(what: &str, output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-fn psql(port: u16, sql: &str) -> Output {
-    Command::new(programs::system("psql"))
-        .args([
-            "-X",
-            "-A",
-            "-t",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-h",
-            "127.0.0.1",
-            "-U",
-            "postgres",
-            "-d",
-            "postgres",
-        ])
-        .args(["-p", &port.to_string(), "-c", sql])
-        .env("PGCONNECT_TIMEOUT", "20")
-        .env("PGSSLMODE", "disable")
-        .output()
-        .unwrap()
-}
-
-fn start_postgres(world: &mut World, app: u16, mesh: u16) {
-    let data = folder_for(world, "postgres").join("data");
-    let made = Command::new("runuser")
-        .args(["-u", "postgres", "--"])
-        .arg(programs::postgres("initdb"))
-        .args(["-A", "trust", "-U", "postgres", "-N", "-D"])
-        .arg(&data)
-        .current_dir("/")
-        .output()
-        .unwrap();
-    succeeded("initdb", &made);
-    let server = programs::postgres("postgres");
-    let (port, listen) = (app.to_string(), format!("127.0.0.1:{mesh}"));
-    let command = [
-        "runuser",
-        "-u",
-        "postgres",
-        "--",
-        &server.to_string_lossy(),
-        "-D",
-        &data.to_string_lossy(),
-        "-p",
-        &port,
-        "-c",
-        "listen_addresses=127.0.0.1",
-        "-c",
-        "unix_socket_directories=",
-        "-c",
-        "ssl=off",
-        "-c",
-        "fsync=off",
-    ];
-    world.run("db", &["--port", &format!("{port}=tcp"), "--listen", &listen], &command);
-    wait::until("PostgreSQL to answer", || psql(app, "select 1").status.success().then_some(()));
-}
-
 #[test]
 fn postgresql_works_and_the_wire_shows_no_plaintext() {
     let mut world = World::start();
     let (app, mesh, to) = (free_port(), free_port(), free_port());
     world.apply(&allow("web", "db"));
-    start_postgres(&mut world, app, mesh);
+    postgres(&mut world, app, &["--listen", &format!("127.0.0.1:{mesh}")]);
     world.run("web", &["--to", &format!("db=127.0.0.1:{to}/tcp")], &[]);
     let between = Capture::start(world.folder(), mesh);
     let at_application = Capture::start(world.folder(), app);
@@ -129,15 +57,11 @@ fn redis_works_and_a_stranger_is_refused() {
     world.run("web", &["--to", &format!("cache=127.0.0.1:{to}")], &[]);
     world.run("stranger", &["--to", &format!("cache=127.0.0.1:{stranger}")], &[]);
     let cli = |port: u16, args: &[&str]| {
-        Command::new(programs::system("redis-cli"))
-            .args(["-p", &port.to_string()])
-            .args(args)
-            .output()
-            .unwrap()
+        Command::new(programs::system("redis-cli")).args(["-p", &port.to_string()]).args(args).output()
     };
     assert_eq!(succeeded("redis-cli", &cli(to, &["set", "key", SECRET])).trim(), "OK");
     assert_eq!(succeeded("redis-cli", &cli(to, &["get", "key"])).trim(), SECRET);
-    let refused = cli(stranger, &["get", "key"]);
+    let refused = cli(stranger, &["get", "key"]).unwrap();
     assert!(!String::from_utf8_lossy(&refused.stdout).contains(SECRET), "a stranger read the value");
     let denied = wait::until("the refusal to be reported", || {
         let edges = world.json(&["edges"]);
@@ -147,12 +71,11 @@ fn redis_works_and_a_stranger_is_refused() {
     assert!(denied["source"].as_str().unwrap_or_default().ends_with("/sa/stranger"), "{denied}");
 }
 
-fn mariadb(port: u16, sql: &str) -> Output {
+fn mariadb(port: u16, sql: &str) -> std::io::Result<Output> {
     Command::new(programs::system("mariadb"))
         .args(["--no-defaults", "-h", "127.0.0.1", "-P", &port.to_string(), "-u", "root", "--skip-ssl"])
         .args(["--connect-timeout=15", "-N", "-e", sql])
         .output()
-        .unwrap()
 }
 
 fn start_mariadb(world: &mut World, app: u16) {
@@ -161,8 +84,7 @@ fn start_mariadb(world: &mut World, app: u16) {
     let made = Command::new(install)
         .args(["--no-defaults", "--user=mysql", "--skip-test-db", "--auth-root-authentication-method=normal"])
         .arg(format!("--datadir={}", folder.join("data").display()))
-        .output()
-        .unwrap();
+        .output();
     succeeded("mariadb-install-db", &made);
     let server = programs::system("mariadbd");
     let port = app.to_string();
@@ -179,7 +101,9 @@ fn start_mariadb(world: &mut World, app: u16) {
     command.extend(options);
     let command: Vec<&str> = command.iter().map(String::as_str).collect();
     world.run("sql", &["--port", &port], &command);
-    wait::until("MariaDB to answer", || mariadb(app, "select 1").status.success().then_some(()));
+    wait::until("MariaDB to answer", || {
+        mariadb(app, "select 1").is_ok_and(|answer| answer.status.success()).then_some(())
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Unmodified HTTP programs: curl, Python's http.server, nghttpd, h2load, wrk.
 
+use integration_tests::applications::{caller, http_server};
 use integration_tests::programs;
 use integration_tests::wait;
 use integration_tests::world::{World, allow, free_port, loopback};
@@ -8,27 +9,13 @@ use std::process::Command;
 /// A mesh with Python's http.server as `files` and a sidecar `caller` that reaches it at the given port.
 fn world_with_files() -> (World, u16) {
     let mut world = World::start();
-    let (app, to) = (free_port(), free_port());
     let folder = world.folder().join("files");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("hello.txt"), "hello from an unmodified server\n").unwrap();
     std::fs::write(folder.join("big.bin"), vec![b'x'; 3_000_000]).unwrap();
-    let python = programs::python();
-    let port = app.to_string();
-    let command = [
-        &*python.to_string_lossy(),
-        "-m",
-        "http.server",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        &folder.to_string_lossy(),
-    ];
     world.apply(&allow("caller", "files"));
-    world.run("files", &["--port", &port], &command);
-    wait::for_listener("http.server", loopback(app));
-    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
+    http_server(&mut world, "files", &folder, &[]);
+    let to = caller(&mut world, "caller", "files");
     (world, to)
 }
 

@@ -1,24 +1,16 @@
 //! Who gets in between the proxies: only mesh TLS with an identity that the mesh vouches for.
 
+use integration_tests::applications::{caller, http_server, status};
 use integration_tests::insider::Insider;
-use integration_tests::world::{World, allow, free_port, loopback};
+use integration_tests::world::{World, allow, free_port};
 use integration_tests::{programs, wait};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// A workload `target` (http.server); gives its own port and that of its mesh listener.
 fn target(world: &mut World) -> (u16, u16) {
-    let (app, mesh) = (free_port(), free_port());
-    let python = programs::python();
-    let port = app.to_string();
-    let listen = format!("127.0.0.1:{mesh}");
-    world.run(
-        "target",
-        &["--port", &port, "--listen", &listen],
-        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
-    );
-    wait::for_listener("http.server", loopback(app));
+    let (mesh, folder) = (free_port(), world.folder().to_path_buf());
+    let (_, app) = http_server(world, "target", &folder, &["--listen", &format!("127.0.0.1:{mesh}")]);
     (app, mesh)
 }
 
@@ -44,51 +36,6 @@ fn s_client((app, mesh): (u16, u16), args: &[&str]) -> (bool, String) {
     (text.contains("HTTP/1.1 "), text)
 }
 
-/// A self-made certificate with any URI SAN.
-fn forged(world: &World, name: &str, uri: &str) -> (String, String) {
-    let path = |end: &str| world.folder().join(format!("{name}.{end}")).to_string_lossy().into_owned();
-    let (cert, key) = (path("crt"), path("key"));
-    let made = Command::new(programs::system("openssl"))
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "1",
-        ])
-        .args([
-            "-subj",
-            "/",
-            "-addext",
-            &format!("subjectAltName=critical,URI:{uri}"),
-            "-keyout",
-            &key,
-            "-out",
-            &cert,
-        ])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    (cert, key)
-}
-
-#[test]
-fn strangers_are_refused_in_the_handshake() {
-    let mut world = World::start();
-    let target = target(&mut world);
-    let (served, text) = s_client(target, &[]);
-    assert!(!served && text.contains("alert"), "no certificate: {text}");
-    let (cert, key) = forged(&world, "forged", "spiffe://mesh.local/ns/default/sa/web");
-    let (served, text) = s_client(target, &["-cert", &cert, "-key", &key]);
-    assert!(!served && text.contains("alert"), "a certificate of nobody's: {text}");
-    let (served, text) = s_client(target, &["-tls1_2"]);
-    assert!(!served && text.contains("alert"), "TLS 1.2: {text}");
-}
-
 #[test]
 fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
     let mut world = World::start();
@@ -98,36 +45,15 @@ fn a_meshed_impostor_answering_for_another_service_is_refused_by_the_caller() {
         "apiVersion: meshctl.io/v1alpha1\nkind: Service\nmetadata:\n  name: bank\n  namespace: default\nspec:\n  ports:\n  - \
          port: 80\n  endpoints:\n  - address: {impostor}\n    identity: spiffe://mesh.local/ns/default/sa/bank\n"
     ));
-    let to = free_port();
-    world.run("customer", &["--to", &format!("bank=127.0.0.1:{to}")], &[]);
+    let to = caller(&mut world, "customer", "bank");
     let output = Command::new(programs::system("curl"))
-        .args([
-            "-s",
-            "--max-time",
-            "20",
-            "-w",
-            " %{http_code} %header{x-mesh-reason}",
-            &format!("http://127.0.0.1:{to}/"),
-        ])
+        .args(["-s", "--max-time", "20", "-w", " %{http_code} %header{x-mesh-reason}"])
+        .arg(format!("http://127.0.0.1:{to}/"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.ends_with(" 502 wrong_peer"), "{said}");
     assert!(!said.contains("I am the bank"), "{said}");
-}
-
-#[test]
-fn plaintext_gets_no_byte_of_the_application() {
-    let mut world = World::start();
-    world.apply(&allow("web", "target"));
-    let target = target(&mut world);
-    let mut stream = TcpStream::connect(loopback(target.1)).unwrap();
-    stream.set_read_timeout(Some(wait::DEADLINE)).unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: target\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    drop(stream.read_to_end(&mut answer));
-    let text = String::from_utf8_lossy(&answer);
-    assert!(!text.contains("200 OK") && !text.contains("Directory listing"), "{text}");
 }
 
 #[test]
@@ -161,24 +87,8 @@ fn a_revoked_identity_is_refused_and_its_connections_are_cut() {
     let mut world = World::start();
     world.apply(&allow("web", "target"));
     target(&mut world);
-    let to = free_port();
-    world.run("web", &["--to", &format!("target=127.0.0.1:{to}")], &[]);
-    let get = || {
-        let output = Command::new(programs::system("curl"))
-            .args([
-                "-s",
-                "-o",
-                "/dev/null",
-                "--max-time",
-                "10",
-                "-w",
-                "%{http_code}",
-                &format!("http://127.0.0.1:{to}/"),
-            ])
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
+    let to = caller(&mut world, "web", "target");
+    let get = || status(to);
     assert_eq!(get(), "200");
     world.told(&["ca", "revoke", "spiffe://mesh.local/ns/default/sa/web"]);
     wait::until("the revoked identity to be refused", || (get() != "200").then_some(()));

@@ -1,28 +1,15 @@
 //! Access decisions as users meet them: default deny, a two-line policy, explanations, receipts, limits.
 
+use integration_tests::applications::{curl, http_server};
 use integration_tests::world::{World, allow, free_port, loopback};
 use integration_tests::{programs, wait};
 use std::process::Command;
 use std::time::Duration;
 
-/// Starts Python's http.server as a workload and gives a port for `--to`.
+/// Starts Python's http.server as a workload.
 fn files(world: &mut World, name: &str) {
-    let app = free_port();
-    let python = programs::python();
-    let port = app.to_string();
-    let folder = world.folder().to_string_lossy().into_owned();
-    let command = [
-        &*python.to_string_lossy(),
-        "-m",
-        "http.server",
-        &port,
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        &folder,
-    ];
-    world.run(name, &["--port", &port], &command);
-    wait::for_listener(name, loopback(app));
+    let folder = world.folder().to_path_buf();
+    http_server(world, name, &folder, &[]);
 }
 
 /// Status, `x-mesh-reason` and `x-mesh-decision` of a GET.
@@ -31,14 +18,10 @@ fn get(port: u16, path: &str) -> (u16, String, String) {
 }
 
 fn request(port: u16, path: &str, args: &[&str]) -> (u16, String, String) {
-    let output = Command::new(programs::system("curl"))
-        .args(["-s", "-o", "/dev/null", "--max-time", "20", "--path-as-is"])
-        .args(["-w", "%{http_code} %header{x-mesh-reason} %header{x-mesh-decision}"])
-        .args(args)
-        .arg(format!("http://127.0.0.1:{port}{path}"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let url = format!("http://127.0.0.1:{port}{path}");
+    let mut all = vec!["--path-as-is", &url];
+    all.extend(args);
+    let text = curl("%{http_code} %header{x-mesh-reason} %header{x-mesh-decision}", &all);
     let mut parts = text.split(' ');
     let code = parts.next().and_then(|code| code.parse().ok()).unwrap_or(0);
     let mut next = || parts.next().unwrap_or_default().to_owned();

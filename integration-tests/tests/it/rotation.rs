@@ -1,69 +1,14 @@
 //! Certificates that live for seconds, roots that change: not one request may fail.
 
-use integration_tests::world::{World, allow, free_port, loopback};
-use integration_tests::{programs, wait};
-use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use integration_tests::applications::{caller, curl, http_server, status};
+use integration_tests::load::{Counts, Load};
+use integration_tests::wait;
+use integration_tests::world::{World, allow, free_port};
 
-/// A world with `files` (http.server) and `caller` that reaches it at the given port.
-fn world(args: &[&str]) -> (World, u16) {
-    let mut world = World::start_with(args);
-    let (app, to) = (free_port(), free_port());
-    let python = programs::python();
-    let port = app.to_string();
-    world.apply(&allow("caller", "files"));
-    world.run(
-        "files",
-        &["--port", &port],
-        &[&python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"],
-    );
-    wait::for_listener("http.server", loopback(app));
-    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
-    (world, to)
-}
-
-fn get(to: u16) -> String {
-    let output = Command::new(programs::system("curl"))
-        .args(["-s", "-o", "/dev/null", "--max-time", "10", "-w", "%{http_code} %header{x-mesh-reason}"])
-        .arg(format!("http://127.0.0.1:{to}/"))
-        .output()
-        .unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// Requests in a loop until told to stop: some over one kept connection, some over new ones.
-struct Load {
-    stop: Arc<AtomicBool>,
-    good: Arc<AtomicU64>,
-    thread: JoinHandle<Vec<String>>,
-}
-
-impl Load {
-    fn start(to: u16) -> Self {
-        let (stop, good) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let thread = std::thread::spawn({
-            let (stop, good) = (Arc::clone(&stop), Arc::clone(&good));
-            move || {
-                let mut bad = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    match get(to).as_str() {
-                        "200" => drop(good.fetch_add(1, Ordering::Relaxed)),
-                        other => bad.push(other.to_owned()),
-                    }
-                }
-                bad
-            }
-        });
-        Self { stop, good, thread }
-    }
-
-    fn finish(self) -> (u64, Vec<String>) {
-        self.stop.store(true, Ordering::Relaxed);
-        let bad = self.thread.join().unwrap();
-        (self.good.load(Ordering::Relaxed), bad)
-    }
+/// All of the load went right, and there was some of every kind.
+fn assert_whole(counts: &Counts) {
+    assert_eq!(counts.failures, Vec::<String>::new(), "of {:?}", counts.good);
+    assert_eq!(counts.good.len(), 6, "every kind of client did something: {:?}", counts.good);
 }
 
 fn serials(world: &World) -> Vec<String> {
@@ -74,8 +19,8 @@ fn serials(world: &World) -> Vec<String> {
 
 #[test]
 fn short_certificates_rotate_under_load_without_a_failed_request() {
-    let (world, to) = world(&["--svid-lifetime", "9s", "--intermediate-lifetime", "30s"]);
-    let load = Load::start(to);
+    let mut world = World::start_with(&["--svid-lifetime", "9s", "--intermediate-lifetime", "30s"]);
+    let load = Load::start(&mut world);
     let first = serials(&world);
     // Three generations of leaves and one of the intermediate.
     let issuer = |world: &World| {
@@ -89,16 +34,14 @@ fn short_certificates_rotate_under_load_without_a_failed_request() {
         });
     }
     wait::until("the intermediate to be renewed", || (issuer(&world) != issuing).then_some(()));
-    let (good, bad) = load.finish();
-    assert!(bad.is_empty(), "{} failed of {good}: {bad:?}", bad.len());
-    assert!(good > 20, "only {good} requests were made");
+    assert_whole(&load.finish());
     assert!(serials(&world).iter().all(|serial| !first.contains(serial)));
 }
 
 #[test]
 fn the_root_rotates_under_load_without_a_failed_request() {
-    let (world, to) = world(&[]);
-    let load = Load::start(to);
+    let mut world = World::start();
+    let load = Load::start(&mut world);
     let roots = |world: &World| -> Vec<String> {
         let status = world.json(&["ca", "status"]);
         let all = status["roots"].as_array().cloned().unwrap_or_default();
@@ -111,35 +54,30 @@ fn the_root_rotates_under_load_without_a_failed_request() {
         let now = roots(&world);
         (now.len() == 1 && now != before).then_some(())
     });
-    let (good, bad) = load.finish();
-    assert!(bad.is_empty(), "{} failed of {good}: {bad:?}", bad.len());
-    assert_eq!(get(to), "200");
+    // Some more of every kind below the new root.
+    let before = load.counts();
+    wait::until("every kind of client to go on", || {
+        let now = load.counts();
+        let goes_on = |(kind, good): (&&str, &u64)| now.good.get(*kind) > Some(good);
+        (now.failed > 0 || before.good.iter().all(goes_on)).then_some(())
+    });
+    assert_whole(&load.finish());
 }
 
 #[test]
 fn a_control_plane_that_was_away_longer_than_a_certificate_lives_is_no_reason_to_restart() {
     let mut world = World::start_with(&["--svid-lifetime", "10s"]);
-    let (app, to, admin) = (free_port(), free_port(), free_port());
+    let (admin, folder) = (free_port(), world.folder().to_path_buf());
     world.apply(&allow("caller", "files"));
-    let (python, port) = (programs::python(), app.to_string());
-    let command = [&*python.to_string_lossy(), "-m", "http.server", &port, "--bind", "127.0.0.1"];
-    world.run("files", &["--port", &port, "--admin", &format!("127.0.0.1:{admin}")], &command);
-    wait::for_listener("http.server", loopback(app));
-    world.run("caller", &["--to", &format!("files=127.0.0.1:{to}")], &[]);
-    let is_ready = || {
-        let url = format!("http://127.0.0.1:{admin}/readyz");
-        let output = Command::new(programs::system("curl"))
-            .args(["-s", "-f", "--max-time", "10", &url])
-            .output()
-            .unwrap();
-        output.status.success()
-    };
-    assert!(get(to) == "200" && is_ready());
+    http_server(&mut world, "files", &folder, &["--admin", &format!("127.0.0.1:{admin}")]);
+    let to = caller(&mut world, "caller", "files");
+    let is_ready = || curl("%{http_code}", &[&format!("http://127.0.0.1:{admin}/readyz")]) == "200";
+    assert!(status(to) == "200" && is_ready());
     world.kill_control();
     // While the certificates last, nothing that worked stops working.
     let mut answers = Vec::new();
     wait::until("the certificate to expire", || {
-        let answer = get(to);
+        let answer = status(to);
         let still = is_ready();
         if still {
             answers.push(answer);
@@ -149,5 +87,5 @@ fn a_control_plane_that_was_away_longer_than_a_certificate_lives_is_no_reason_to
     assert!(answers.len() > 5 && answers.iter().all(|answer| answer == "200"), "{answers:?}");
     world.start_control();
     wait::until("a new certificate, by itself", || is_ready().then_some(()));
-    wait::until("calls to go through", || (get(to) == "200").then_some(()));
+    wait::until("calls to go through", || (status(to) == "200").then_some(()));
 }
