@@ -46,8 +46,9 @@ pub(crate) async fn next_request(
                 Change::Judge => return Err(Over::Cut),
                 Change::Drain => {
                     server.drain();
+                    // Boxed: it comes once in a proxy's life, and its room would be every idle connection's.
                     let last = tokio::time::timeout(DRAIN_GRACE, server.read_request(&worker.limits));
-                    last.await.unwrap_or(Ok(None))
+                    Box::pin(last).await.unwrap_or(Ok(None))
                 }
             },
             head = server.read_request(&worker.limits) => head,

@@ -166,42 +166,58 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
     }
     let _panic = worker.panic_guard();
     tune(&stream);
-    let Some(arrived) = handshake::arrive(&inbound, stream, from, port).await else { return };
-    match arrived {
-        Arrived::Mesh { transport, peer, alpn, port, service } => {
-            count(&worker, ConnectionKind::InboundMesh);
-            let peer = Peer::new(&inbound, Some(peer), from, transport.tls_facts());
-            let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
-            let inside = match alpn {
-                Alpn::MeshH1 => Protocol::Http1,
-                Alpn::MeshH2 => Protocol::Http2,
-                Alpn::MeshTcp => Protocol::Tcp,
-            };
-            let call = begin(&worker, (peer, port), inbound.names.of(&service.to_string()), inside);
-            // The handshake may have begun before a revocation that the registration already counts as seen.
-            if let Err(refusal) = call.peer.may_stay(&worker.applied()) {
-                worker.shard.refused(Direction::Inbound, refusal.label());
-                transport.reset_on_close();
-                return;
-            }
-            match alpn {
-                Alpn::MeshH1 => http::serve_h1(&inbound, &call, transport, Vec::new()).await,
-                Alpn::MeshH2 => http::serve_h2(&inbound, Rc::new(call), transport, Vec::new()).await,
-                Alpn::MeshTcp => opaque::serve(&inbound, &call, transport, Vec::new()).await,
-            }
+    // Boxed, here and below: a connection costs what its own stage needs, not what the greediest one does.
+    let Some(arrived) = Box::pin(handshake::arrive(&inbound, stream, from, port)).await else { return };
+    let Known { peer, port, transport, early, service, inside } = Known::new(&inbound, arrived, from);
+    let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
+    let call = begin(&worker, (peer, port), service, inside);
+    // The handshake may have begun before a revocation that the registration already counts as seen.
+    if let Err(refusal) = call.peer.may_stay(&worker.applied()) {
+        worker.shard.refused(Direction::Inbound, refusal.label());
+        return transport.reset_on_close();
+    }
+    match inside {
+        Protocol::Http1 => Box::pin(http::serve_h1(&inbound, &call, transport, early)).await,
+        Protocol::Http2 | Protocol::Grpc => {
+            Box::pin(http::serve_h2(&inbound, Rc::new(call), transport, early)).await;
         }
-        Arrived::Plain { stream, early, protocol, port } => {
-            count(&worker, ConnectionKind::InboundPlain);
-            let transport = Transport::Plain(stream);
-            let peer = Peer::new(&inbound, None, from, TlsFacts::default());
-            let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
-            let call = begin(&worker, (peer, port), Arc::clone(&worker.facts.service_text), protocol);
-            match protocol {
-                Protocol::Http1 => http::serve_h1(&inbound, &call, transport, early).await,
-                Protocol::Http2 | Protocol::Grpc => {
-                    http::serve_h2(&inbound, Rc::new(call), transport, early).await;
-                }
-                Protocol::Tls | Protocol::Tcp => opaque::serve(&inbound, &call, transport, early).await,
+        Protocol::Tls | Protocol::Tcp => {
+            Box::pin(opaque::serve(&inbound, &call, transport, early)).await;
+        }
+    }
+}
+
+/// A connection whose caller is known, and what is inside.
+struct Known {
+    peer: Peer,
+    port: InboundPort,
+    transport: Transport,
+    early: Vec<u8>,
+    service: Arc<str>,
+    inside: Protocol,
+}
+
+impl Known {
+    /// Counts the connection by its kind.
+    fn new(inbound: &Inbound, arrived: Arrived, from: SocketAddr) -> Self {
+        let worker = &inbound.worker;
+        match arrived {
+            Arrived::Mesh { transport, peer, alpn, port, service } => {
+                count(worker, ConnectionKind::InboundMesh);
+                let inside = match alpn {
+                    Alpn::MeshH1 => Protocol::Http1,
+                    Alpn::MeshH2 => Protocol::Http2,
+                    Alpn::MeshTcp => Protocol::Tcp,
+                };
+                let peer = Peer::new(inbound, Some(peer), from, transport.tls_facts());
+                let service = inbound.names.of(&service.to_string());
+                Self { peer, port, transport, early: Vec::new(), service, inside }
+            }
+            Arrived::Plain { stream, early, protocol: inside, port } => {
+                count(worker, ConnectionKind::InboundPlain);
+                let peer = Peer::new(inbound, None, from, TlsFacts::default());
+                let service = Arc::clone(&worker.facts.service_text);
+                Self { peer, port, transport: Transport::Plain(stream), early, service, inside }
             }
         }
     }

@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tell::{Edges, Told};
+use tell::Edges;
 use tokio::net::{TcpListener, TcpStream};
 
 /// How long a client may be silent before the upstream is opened to see whether the server speaks first. A client that
@@ -184,7 +184,7 @@ pub(crate) struct Client {
 
 /// Carries one connection of the workload to its end.
 pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
-    let Arrival { stream, from, wants } = arrival;
+    let Arrival { mut stream, from, wants } = arrival;
     let worker = Rc::clone(&outbound.worker);
     let open = OpenGuard::new(&worker.shard, Direction::Outbound);
     if let Some(counter) = worker.shard.connections.get(ConnectionKind::Outbound as usize) {
@@ -211,25 +211,72 @@ pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
     });
     let client = Client { intent, from, service, found: Found::default(), edges: Edges::default() };
     let call = Call { client: Rc::new(client), registration };
-    let route = resolve::route(&outbound, &call.client).await;
+    // Boxed, so that what is only needed to find out is given back before the carrying begins, and a connection that is
+    // carried costs what its protocol needs, not what the greediest one does.
+    let Some(next) = Box::pin(find_out(&outbound, &call, &mut stream)).await else { return };
+    match next {
+        Next::Http1(early) => Box::pin(http::serve_h1(&outbound, &call, stream, early)).await,
+        Next::Http2(early) => Box::pin(http::serve_h2(&outbound, &call, stream, early)).await,
+        Next::Opaque(route, opening) => {
+            Box::pin(opaque::serve(&outbound, &call, &route, stream, *opening)).await;
+        }
+    }
+}
+
+/// How a connection goes on, once it is known what is spoken on it.
+pub(crate) enum Next {
+    /// Requests, of which these bytes have been read.
+    Http1(Vec<u8>),
+    /// Streams, of which these bytes have been read.
+    Http2(Vec<u8>),
+    /// Bytes.
+    Opaque(Rc<resolve::Route>, Box<opaque::Opening>),
+}
+
+impl Next {
+    /// Goes on with a connection whose client has spoken; `None`: it closed without a word.
+    pub(crate) fn spoken(
+        call: &Call,
+        route: &Rc<resolve::Route>,
+        (finding, early): (accept::detect::Finding, Vec<u8>),
+    ) -> Option<Self> {
+        let protocol = finding.protocol().unwrap_or(Protocol::Tcp);
+        call.registration.set_protocol(protocol);
+        match protocol {
+            Protocol::Http1 => Some(Self::Http1(early)),
+            Protocol::Http2 | Protocol::Grpc => Some(Self::Http2(early)),
+            Protocol::Tls | Protocol::Tcp if early.is_empty() => None,
+            Protocol::Tls | Protocol::Tcp => {
+                let opening = opaque::Opening { protocol, early, upstream: None };
+                Some(Self::Opaque(Rc::clone(route), Box::new(opening)))
+            }
+        }
+    }
+}
+
+/// Which protocol it is: the declared one, or what is seen. `None`: the connection has ended, or was refused.
+async fn find_out(outbound: &Rc<Outbound>, call: &Call, stream: &mut TcpStream) -> Option<Next> {
+    let route = resolve::route(outbound, &call.client).await;
     let declared = call.client.intent.protocol.or(route.as_ref().ok().and_then(|route| route.port.protocol));
     match (declared, route) {
-        (Some(Protocol::Http1), _) => http::serve_h1(&outbound, &call, stream, Vec::new()).await,
-        (Some(Protocol::Http2 | Protocol::Grpc), _) => {
-            http::serve_h2(&outbound, &call, stream, Vec::new()).await;
+        (Some(Protocol::Http1), _) => Some(Next::Http1(Vec::new())),
+        (Some(Protocol::Http2 | Protocol::Grpc), _) => Some(Next::Http2(Vec::new())),
+        (Some(protocol @ (Protocol::Tls | Protocol::Tcp)), Ok(route)) => {
+            Some(Next::Opaque(route, Box::new(opaque::Opening::declared(protocol))))
         }
-        (Some(Protocol::Tls | Protocol::Tcp), Ok(route)) => {
-            let opening = opaque::Opening::declared(declared.unwrap_or(Protocol::Tcp));
-            opaque::serve(&outbound, &call, &route, stream, opening).await;
-        }
-        (None, Ok(route)) => detect(&outbound, &call, &route, stream).await,
+        (None, Ok(route)) => detect(outbound, call, &route, stream).await,
         // An unknown service is best told in HTTP, if that is what the client speaks.
-        (_, Err(refusal)) => unresolved(&outbound, &call, stream, refusal).await,
+        (_, Err(refusal)) => unresolved(outbound, call, stream, refusal).await,
     }
 }
 
 /// Finds out who speaks first, and what.
-async fn detect(outbound: &Rc<Outbound>, call: &Call, route: &Rc<resolve::Route>, mut stream: TcpStream) {
+async fn detect(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    route: &Rc<resolve::Route>,
+    stream: &mut TcpStream,
+) -> Option<Next> {
     let limits = &outbound.worker.limits;
     let mut early = Vec::new();
     let seen = outbound.seen(route);
@@ -241,61 +288,39 @@ async fn detect(outbound: &Rc<Outbound>, call: &Call, route: &Rc<resolve::Route>
     // All branches are cancel safe: bytes are in `early`, a change that was not taken comes again.
     let first = tokio::select! {
         biased;
-        read = accept::find(&mut stream, &mut early) => Some(read),
-        () = drained(&call.registration) => return,
+        read = accept::find(stream, &mut early) => Some(read),
+        () = drained(&call.registration) => return None,
         () = tokio::time::sleep(patience) => None,
     };
     let finding = match first {
-        Some(Ok(finding)) => finding,
-        Some(Err(_)) => return,
-        None if seen == Some(Seen::Http) && early.is_empty() => return,
+        Some(found) => found.ok()?,
+        None if seen == Some(Seen::Http) && early.is_empty() => return None,
         // It has begun to speak and is not done: it is the client that speaks first.
         None if !early.is_empty() => {
-            match tokio::time::timeout(limits.header_timeout, accept::find(&mut stream, &mut early)).await {
-                Ok(Ok(finding)) => finding,
-                Ok(Err(_)) | Err(_) => return,
-            }
+            let found = tokio::time::timeout(limits.header_timeout, accept::find(stream, &mut early)).await;
+            found.ok()?.ok()?
         }
         None => return opaque::race(outbound, call, route, stream).await,
     };
-    proceed(outbound, call, route, stream, (finding, early)).await;
-}
-
-/// Goes on with a connection whose client has spoken.
-pub(crate) async fn proceed(
-    outbound: &Rc<Outbound>,
-    call: &Call,
-    route: &Rc<resolve::Route>,
-    stream: TcpStream,
-    (finding, early): (accept::detect::Finding, Vec<u8>),
-) {
-    let protocol = finding.protocol().unwrap_or(Protocol::Tcp);
-    call.registration.set_protocol(protocol);
-    match protocol {
-        Protocol::Http1 => http::serve_h1(outbound, call, stream, early).await,
-        Protocol::Http2 | Protocol::Grpc => http::serve_h2(outbound, call, stream, early).await,
-        Protocol::Tls | Protocol::Tcp => {
-            if early.is_empty() {
-                return; // The client closed without a word.
-            }
-            let opening = opaque::Opening { protocol, early, upstream: None };
-            opaque::serve(outbound, call, route, stream, opening).await;
-        }
-    }
+    Next::spoken(call, route, (finding, early))
 }
 
 /// The service is not known: told in HTTP where the client speaks it, by a reset otherwise.
-async fn unresolved(outbound: &Rc<Outbound>, call: &Call, mut stream: TcpStream, refusal: Refusal) {
+async fn unresolved(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    stream: &mut TcpStream,
+    refusal: Refusal,
+) -> Option<Next> {
     let mut early = Vec::new();
-    let finding = accept::find(&mut stream, &mut early);
+    let finding = accept::find(stream, &mut early);
     let found = tokio::time::timeout(GRACE.saturating_mul(10), finding).await;
     match found.ok().and_then(Result::ok).and_then(|finding| finding.protocol()) {
-        Some(Protocol::Http1) => http::serve_h1(outbound, call, stream, early).await,
-        Some(Protocol::Http2 | Protocol::Grpc) => http::serve_h2(outbound, call, stream, early).await,
+        Some(Protocol::Http1) => Some(Next::Http1(early)),
+        Some(Protocol::Http2 | Protocol::Grpc) => Some(Next::Http2(early)),
         other => {
-            crate::transport::Transport::Plain(stream).reset_on_close();
-            let protocol = other.unwrap_or(Protocol::Tcp);
-            Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, &call.client, None);
+            opaque::refuse(outbound, call, stream, other.unwrap_or(Protocol::Tcp), refusal);
+            None
         }
     }
 }

@@ -62,7 +62,7 @@ impl Transport {
 
     /// Makes the close of this connection a reset, so that its peer cannot mistake it for an orderly end.
     pub(crate) fn reset_on_close(&self) {
-        let _ = SockRef::from(self.socket()).set_linger(Some(Duration::ZERO));
+        reset_on_close(self.socket());
     }
 
     /// What the handshake agreed on.
@@ -78,6 +78,11 @@ impl Transport {
         let key_exchange = group.and_then(|name| name.as_str()).unwrap_or("");
         TlsFacts { version, key_exchange }
     }
+}
+
+/// Makes the close of a socket a reset, so that its peer cannot mistake it for an orderly end.
+pub(crate) fn reset_on_close(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 /// Sets what every connection of the mesh wants: no delay, and vanished peers noticed. Failures change nothing that

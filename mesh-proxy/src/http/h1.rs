@@ -87,7 +87,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         }
         let layout = match RequestLayout::parse(self.link.unread(), limits)? {
             Some(layout) => layout,
-            None => self.read_rest(limits).await?,
+            // Boxed: a head in pieces is rare, and its deadline would make every idle connection larger.
+            None => Box::pin(self.read_rest(limits)).await?,
         };
         let bytes = self.link.take_front(layout.length);
         let head = RequestHead::new(bytes, layout);

@@ -39,7 +39,8 @@ pub(crate) async fn serve_h1(inbound: &Inbound, call: &Call, transport: Transpor
     loop {
         let after = match caller::next_request(worker, &mut server, &call.registration, may_stay).await {
             Ok(head) => {
-                let after = exchange_h1(inbound, call, &mut server, &head, &mut edges).await;
+                // Boxed: between requests a connection costs no room for one. One allocation of 2 KiB, 0.1 µs.
+                let after = Box::pin(exchange_h1(inbound, call, &mut server, &head, &mut edges)).await;
                 server.recycle(head);
                 after
             }

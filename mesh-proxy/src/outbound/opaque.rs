@@ -5,11 +5,11 @@ use super::connect::{ConnectError, Opened};
 use super::pool::{Lane, is_believed};
 use super::resolve::Route;
 use super::tell::Told;
-use super::{Call, Outbound, Seen, proceed};
+use super::{Call, Next, Outbound, Seen};
 use crate::accept::detect::{DETECT_BYTES_MAX, Finding};
 use crate::http::Meter;
 use crate::refusal::Refusal;
-use crate::transport::Transport;
+use crate::transport::{Transport, reset_on_close};
 use crate::tunnel::Tunnel;
 use crate::{accept, clock};
 use mesh_ca::tls::Alpn;
@@ -46,8 +46,17 @@ impl Opening {
     }
 }
 
-/// The client is silent: opens the upstream and lets the first one to speak decide.
-pub(crate) async fn race(outbound: &Rc<Outbound>, call: &Call, route: &Rc<Route>, mut stream: TcpStream) {
+/// The client is silent: opens the upstream and lets the first one to speak decide. `None`: the connection has ended, or was
+/// refused.
+pub(crate) async fn race(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    route: &Rc<Route>,
+    stream: &mut TcpStream,
+) -> Option<Next> {
+    let opaque = |protocol, early, upstream| {
+        Some(Next::Opaque(Rc::clone(route), Box::new(Opening { protocol, early, upstream })))
+    };
     let mut early = Vec::new();
     let mut upstream: Option<(Rc<Lane>, Opened)> = None;
     let mut words = Vec::new();
@@ -57,49 +66,48 @@ pub(crate) async fn race(outbound: &Rc<Outbound>, call: &Call, route: &Rc<Route>
             // Cancel safe: what either side said is in its buffer, and the opening is polled in place.
             tokio::select! {
                 biased;
-                read = accept::find(&mut stream, &mut early) => break First::Client(read),
+                read = accept::find(stream, &mut early) => break First::Client(read),
                 opened = &mut opening, if upstream.is_none() => match opened {
                     Ok(opened) => upstream = Some(opened),
                     Err(refusal) => break First::NoUpstream(refusal),
                 },
                 () = hear(&mut upstream, &mut words), if upstream.is_some() => break First::Upstream,
-                () = super::drained(&call.registration) => return,
+                () = super::drained(&call.registration) => return None,
             }
         }
     };
     let finding = match first {
         First::Client(Ok(finding)) => finding,
-        First::Client(Err(_)) => return,
+        First::Client(Err(_)) => return None,
         First::Upstream if !words.is_empty() => {
             outbound.learn(route, Seen::ServerFirst);
             let upstream = upstream.map(|(lane, opened)| (lane, opened, words));
-            let opening = Opening { protocol: Protocol::Tcp, early, upstream };
-            return serve(outbound, call, route, stream, opening).await;
+            return opaque(Protocol::Tcp, early, upstream);
         }
         First::Upstream | First::NoUpstream(_) => {
             upstream = None;
-            match tokio::time::timeout(AFTER_UPSTREAM, accept::find(&mut stream, &mut early)).await {
+            match tokio::time::timeout(AFTER_UPSTREAM, accept::find(stream, &mut early)).await {
                 Ok(Ok(finding)) => finding,
-                Ok(Err(_)) => return,
+                Ok(Err(_)) => return None,
                 Err(_) => {
                     let refusal = match first {
                         First::NoUpstream(refusal) => refusal,
                         First::Upstream | First::Client(_) => Refusal::UpstreamClosed,
                     };
-                    return refuse(outbound, call, stream, Protocol::Tcp, refusal);
+                    refuse(outbound, call, stream, Protocol::Tcp, refusal);
+                    return None;
                 }
             }
         }
     };
     match (finding.protocol(), upstream) {
-        (_, _) if finding == Finding::Tcp && early.is_empty() => {}
+        (_, _) if finding == Finding::Tcp && early.is_empty() => None,
         // The upstream that was opened to listen to is as good as another.
         (Some(protocol @ (Protocol::Tcp | Protocol::Tls)), Some((lane, opened))) => {
             call.registration.set_protocol(protocol);
-            let opening = Opening { protocol, early, upstream: Some((lane, opened, Vec::new())) };
-            serve(outbound, call, route, stream, opening).await;
+            opaque(protocol, early, Some((lane, opened, Vec::new())))
         }
-        _ => proceed(outbound, call, route, stream, (finding, early)).await,
+        _ => Next::spoken(call, route, (finding, early)),
     }
 }
 
@@ -158,7 +166,7 @@ pub(crate) async fn serve(
     };
     let (lane, opened, words) = match opened {
         Ok(opened) => opened,
-        Err(refusal) => return refuse(outbound, call, stream, protocol, refusal),
+        Err(refusal) => return refuse(outbound, call, &stream, protocol, refusal),
     };
     let in_flight = InFlight::new(&lane, began);
     let mut tunnel = Tunnel::with_prefix(early);
@@ -235,8 +243,14 @@ pub(crate) async fn carry(
     }
 }
 
-/// Closes the client's connection with a reset, counts and logs it.
-fn refuse(outbound: &Rc<Outbound>, call: &Call, stream: TcpStream, protocol: Protocol, refusal: Refusal) {
-    Transport::Plain(stream).reset_on_close();
+/// Makes the close of the client's connection a reset, counts and logs it.
+pub(crate) fn refuse(
+    outbound: &Rc<Outbound>,
+    call: &Call,
+    stream: &TcpStream,
+    protocol: Protocol,
+    refusal: Refusal,
+) {
+    reset_on_close(stream);
     Told { refusal: Some(refusal), ..Told::new(protocol) }.record(outbound, &call.client, None);
 }

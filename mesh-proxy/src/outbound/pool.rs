@@ -190,7 +190,7 @@ impl Lanes {
         {
             return Ok(Lease { client, peer, lane: Rc::clone(lane), _place: place });
         }
-        let opened = connect::open(&self.worker, &self.configurations, &lane.key, Alpn::MeshH1).await?;
+        let opened = self.open(lane, Alpn::MeshH1).await?;
         Ok(Lease {
             client: Client::new(opened.transport),
             peer: opened.peer.map(Rc::new),
@@ -214,7 +214,7 @@ impl Lanes {
         if let Some(share) = lane.shared() {
             return Ok(share);
         }
-        let opened = connect::open(&self.worker, &self.configurations, &lane.key, Alpn::MeshH2).await?;
+        let opened = self.open(lane, Alpn::MeshH2).await?;
         let (tell, told) = oneshot::channel();
         let driving = drive(Rc::clone(&self.worker), Rc::clone(lane), opened, tell);
         self.worker.tasks.spawn_local(driving);
@@ -227,10 +227,12 @@ impl Lanes {
 
     /// A new connection, which is never kept.
     ///
+    /// Boxed: a handshake's state is 1.6 KiB, and whoever waits for one would carry its room for life.
+    ///
     /// # Errors
     /// See [`ConnectError`].
     pub(crate) async fn open(&self, lane: &Lane, alpn: Alpn) -> Result<connect::Opened, ConnectError> {
-        connect::open(&self.worker, &self.configurations, &lane.key, alpn).await
+        Box::pin(connect::open(&self.worker, &self.configurations, &lane.key, alpn)).await
     }
 
     /// Closes what has been idle too long, and what goes to a peer that is no longer believed.
