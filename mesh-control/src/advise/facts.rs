@@ -121,7 +121,11 @@ pub(super) fn recorded(decision: &v1::Decision) -> Result<Asked, Status> {
         port: port("port", decision.port).map_err(|error| unread(&error))?,
         protocol: protocol.unwrap_or(Protocol::Tcp),
         sni: (!decision.sni.is_empty()).then(|| decision.sni.clone()),
-        host: decision.host.clone(),
+        // Proxies record the authority as it came, with its port; rules judge the host alone.
+        host: match canonical_host(decision.host.as_bytes(), None) {
+            Ok(host) => host.host().to_owned(),
+            Err(_) => decision.host.clone(),
+        },
         method: decision.method.clone(),
         path: decision.path.clone(),
         headers: Headers::default(),

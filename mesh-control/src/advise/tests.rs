@@ -29,7 +29,7 @@ fn registered(name: &str, ports: &[(u16, Option<Protocol>)]) -> Registered {
 fn world() -> World {
     let yaml = [
         "kind: AccessPolicy\nmetadata: {name: payments, namespace: shop}\nspec:\n  target: {service: payments}\n  rules:\n    \
-         - from: [{serviceAccount: web}]\n      except: [{serviceAccount: nightly}]\n      to: [{methods: [POST], paths: [/charge]}]\n",
+         - from: [{serviceAccount: web}]\n      except: [{serviceAccount: nightly}]\n      to: [{methods: [POST], paths: [/charge], hosts: [payments]}]\n",
         "kind: Service\nmetadata: {name: payments, namespace: shop}\nspec: {ports: [{port: 80, targetPort: 8081}], \
          selector: {workload: payments}}\n",
         "kind: Workload\nmetadata: {name: batch, namespace: shop}\nspec: {}\n",
@@ -133,5 +133,44 @@ fn what_means_nothing_is_refused_with_what_there_is() {
         let said = format!("{request:?}");
         let status = ask(request).expect_err(&said);
         assert!(status.message().contains(expected), "{said}: {status:?}");
+    }
+}
+
+#[test]
+fn a_recorded_host_is_judged_and_shown_without_its_port() {
+    const PAY: &str = "spiffe://mesh.local/ns/shop/sa/payments";
+    const TOLD: &str = "decision ID at payments-1: allowed
+spiffe://mesh.local/ns/shop/sa/web (instance web-1) -> POST payments:8081/charge (http1)
+  allowed by rule 1 of shop/payments (shop.yaml:7)
+
+rules in the order of evaluation:
+  > allow shop/payments rule 1 (shop.yaml:7): matches
+";
+    let traffic = Traffic::default();
+    let decision = |(id, host): (&str, &str)| v1::Decision {
+        id: id.into(),
+        source: "spiffe://mesh.local/ns/shop/sa/web".into(),
+        source_instance: "web-1".into(),
+        destination: PAY.into(),
+        destination_instance: "payments-1".into(),
+        port: 8081,
+        protocol: "http1".into(),
+        host: host.into(),
+        method: "POST".into(),
+        path: "/charge".into(),
+        allowed: true,
+        revision: 3,
+        ..Default::default()
+    };
+    let hosts = [("bare", "payments"), ("asked", "payments:8081"), ("other", "payments:9")];
+    let report = v1::ProxyReport { decisions: hosts.map(decision).into(), ..Default::default() };
+    let faults = traffic.add(crate::traffic::Reporter { id: PAY, instance: "payments-1" }, report, 1).faults;
+    assert!(faults.is_empty(), "{faults:?}");
+    let (world, store) = (world(), MemoryStore::new());
+    let sources = Sources { world: &world, store: &store, traffic: &traffic };
+    for (id, host) in hosts {
+        let request = v1::ExplainRequest { decision_id: id.into(), ..Default::default() };
+        let told = explain(&sources, request, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(told.text.replace(id, "ID"), TOLD, "{host}");
     }
 }
