@@ -5,11 +5,13 @@
 //! enforcement, and is itself counted.
 
 pub(crate) mod access_log;
+pub(crate) mod edges;
 pub(crate) mod metrics;
 pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod telemetry;
 pub(crate) mod text;
 
-pub(crate) use metrics::{Edge, EdgeKey, Shard};
+pub(crate) use edges::{Edge, EdgeKey};
+pub(crate) use metrics::Shard;
 pub(crate) use record::{Outcome, Record, Recorder};

@@ -10,6 +10,7 @@ use crate::discovery::Applied;
 use crate::http::Meter;
 use crate::http::canonical::Canonical;
 use crate::limit::{Bytes, Grant, Limited, Subject, Why};
+use crate::observe::edges::UNMESHED;
 use crate::observe::{Edge, EdgeKey, Outcome, Record};
 use crate::refusal::Refusal;
 use mesh_proto::matching::Fields;
@@ -357,7 +358,10 @@ impl Edges {
             None => {
                 self.0.push(inbound.worker.shard.edge(EdgeKey {
                     direction: Direction::Inbound,
-                    source: Arc::clone(&call.peer.text),
+                    source: match call.peer.identity {
+                        Some(_) => Arc::clone(&call.peer.text),
+                        None => UNMESHED.into(),
+                    },
                     destination: Arc::clone(&applied.trust.id_text),
                     service: Arc::clone(&call.service),
                     port: call.port.port.number(),

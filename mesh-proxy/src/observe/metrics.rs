@@ -1,23 +1,15 @@
 //! Counters. Each worker owns a [`Shard`] and is the only one that writes it; scrapes and reports read all of them.
+//! Every label takes its values from a closed set, so nobody who calls can make a series.
 //!
 //! # Why
 //! A plain load and store on an atomic that only one thread writes costs 0.3 ns where a locked add costs 5, and merging
-//! on scrape costs nobody but the scraper. Edges are looked up once for each connection, not for each request.
+//! on scrape costs nobody but the scraper.
 
 use crate::connections::Direction;
-use crate::observe::Outcome;
-use mesh_proto::ops::histogram;
-use mesh_proto::ops::metrics::ResponseClass;
-use mesh_proto::policy::model::Protocol;
-use std::collections::{BTreeMap, HashMap};
+use crate::observe::edges::{Edge, EdgeKey, Retired, Table};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-/// Most edges of a worker; 2.6 KiB each. Beyond, all others are counted as one.
-pub(crate) const EDGES_MAX: usize = 1_000;
-/// What the source and destination of that one are called.
-pub(crate) const OVERFLOW: &str = "others";
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A counter that one thread writes.
 #[derive(Debug, Default)]
@@ -35,130 +27,13 @@ impl Counter {
     }
 }
 
-/// Who talked to whom through which service.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct EdgeKey {
-    /// Inbound or outbound.
-    pub(crate) direction: Direction,
-    /// SPIFFE ID, or `unmeshed:<ip>`.
-    pub(crate) source: Arc<str>,
-    /// SPIFFE ID of the callee; empty while none was reached.
-    pub(crate) destination: Arc<str>,
-    /// `namespace/name`.
-    pub(crate) service: Arc<str>,
-    /// The service's or workload's port.
-    pub(crate) port: u16,
-    /// What was spoken.
-    pub(crate) protocol: Protocol,
-    /// `TLSv1.3`, or empty.
-    pub(crate) tls_version: &'static str,
-    /// Group of the key exchange, or empty.
-    pub(crate) key_exchange: &'static str,
-}
-
-/// Counters of one edge.
-#[derive(Debug)]
-pub(crate) struct Edge {
-    /// Which edge.
-    pub(crate) key: EdgeKey,
-    /// By [`Outcome`] and [`ResponseClass`].
-    counts: [[Counter; ResponseClass::ALL.len()]; Outcome::ALL.len()],
-    /// From the caller.
-    pub(crate) bytes_in: Counter,
-    /// To the caller.
-    pub(crate) bytes_out: Counter,
-    latency: Box<[Counter]>,
-    latency_us_sum: Counter,
-    last: Mutex<(&'static str, String)>,
-}
-
-impl Edge {
-    fn new(key: EdgeKey) -> Arc<Self> {
-        let latency = (0..histogram::BUCKETS).map(|_| Counter::default()).collect();
-        Arc::new(Self {
-            key,
-            counts: Default::default(),
-            bytes_in: Counter::default(),
-            bytes_out: Counter::default(),
-            latency,
-            latency_us_sum: Counter::default(),
-            last: Mutex::default(),
-        })
-    }
-
-    /// Counts an allowed connection when it begins, so that one that lives for days is seen before it ends. Its end is
-    /// told to [`Self::count_ended`].
-    pub(crate) fn count_begun(&self) {
-        self.add(Outcome::Allowed, ResponseClass::None);
-    }
-
-    /// Counts one request or connection. `status` is 0 where there is none.
-    pub(crate) fn count(&self, outcome: Outcome, status: u16, latency: Duration) {
-        self.add(outcome, ResponseClass::of_status(status));
-        if outcome == Outcome::Allowed {
-            self.count_ended(latency);
-        }
-    }
-
-    /// Counts how long something allowed took.
-    pub(crate) fn count_ended(&self, latency: Duration) {
-        let us = crate::clock::micros(latency);
-        let bucket = usize::try_from(histogram::index(us)).unwrap_or(usize::MAX);
-        if let Some(counter) = self.latency.get(bucket) {
-            counter.add(1);
-        }
-        self.latency_us_sum.add(us);
-    }
-
-    fn add(&self, outcome: Outcome, class: ResponseClass) {
-        let classes = self.counts.get(outcome as usize);
-        if let Some(counter) = classes.and_then(|classes| classes.get(class as usize)) {
-            counter.add(1);
-        }
-    }
-
-    /// Remembers the last refusal, for `meshctl edges`.
-    pub(crate) fn set_last(&self, reason: &'static str, rule: &str) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.0 != reason || last.1 != rule {
-            *last = (reason, rule.to_owned());
-        }
-    }
-
-    /// The last refusal: reason and rule.
-    pub(crate) fn last(&self) -> (&'static str, String) {
-        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// How many had this outcome.
-    pub(crate) fn outcome(&self, outcome: Outcome) -> u64 {
-        self.counts.get(outcome as usize).into_iter().flatten().map(Counter::value).sum()
-    }
-
-    /// How many had this outcome and an answer of this class.
-    pub(crate) fn count_of(&self, outcome: Outcome, class: ResponseClass) -> u64 {
-        let classes = self.counts.get(outcome as usize);
-        classes.and_then(|classes| classes.get(class as usize)).map_or(0, Counter::value)
-    }
-
-    /// The latency histogram as (bucket, count), without empty buckets.
-    pub(crate) fn latencies(&self) -> impl Iterator<Item = (u32, u64)> {
-        (0u32..).zip(self.latency.iter().map(Counter::value)).filter(|(_, count)| *count > 0)
-    }
-
-    /// Sum of all latencies, in microseconds.
-    pub(crate) fn latency_us_sum(&self) -> u64 {
-        self.latency_us_sum.value()
-    }
-}
-
 /// What is counted by words of closed sets and happens rarely: refusals and failures.
 type Reasons = BTreeMap<(&'static str, &'static str), u64>;
 
 /// All counters of one worker (and one more shard for the control thread).
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
-    edges: Mutex<HashMap<EdgeKey, Arc<Edge>>>,
+    edges: Mutex<Table>,
     refusals: Mutex<Reasons>,
     handshakes: Mutex<Reasons>,
     audited: Mutex<Reasons>,
@@ -174,23 +49,28 @@ pub(crate) struct Shard {
 }
 
 impl Shard {
-    /// The edge's counters; the same ones for the same key.
+    /// The edge's counters.
     pub(crate) fn edge(&self, key: EdgeKey) -> Arc<Edge> {
-        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(edge) = edges.get(&key) {
-            return Arc::clone(edge);
-        }
-        let key = if edges.len() < EDGES_MAX {
-            key
-        } else {
-            EdgeKey { source: OVERFLOW.into(), destination: OVERFLOW.into(), service: OVERFLOW.into(), ..key }
-        };
-        Arc::clone(edges.entry(key.clone()).or_insert_with(|| Edge::new(key)))
+        self.table().edge(key)
     }
 
-    /// All edges so far.
+    /// The edges that are kept, for reports.
     pub(crate) fn edges(&self) -> Vec<Arc<Edge>> {
-        self.edges.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.table().live()
+    }
+
+    /// Everything that was ever counted by edges, once, for sums.
+    pub(crate) fn counted(&self) -> Vec<Arc<Edge>> {
+        self.table().counted()
+    }
+
+    /// Lets an edge go that nobody holds.
+    pub(crate) fn retire(&self, key: &EdgeKey) -> Retired {
+        self.table().retire(key)
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One more refused request or connection.

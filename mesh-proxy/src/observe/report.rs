@@ -3,15 +3,20 @@
 use crate::clock;
 use crate::connections::Direction;
 use crate::observe::access_log::AccessLog;
+use crate::observe::edges::Retired;
 use crate::observe::{Edge, EdgeKey, Outcome, Record, Shard};
 use mesh_proto::ops::metrics::ResponseClass;
 use mesh_proto::wire::v1;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+/// An edge on which nothing was counted for so long is let go, once all of it is told.
+const IDLE: Duration = Duration::from_secs(600);
+/// Edges in one report; the rest is told by the next. Half of what the control plane looks at.
+const EDGES_MAX: usize = 1_000;
 /// How often the access log is written and a report is made.
 const EVERY: Duration = Duration::from_secs(1);
 /// Decisions in one report; the rest is counted as dropped.
@@ -25,16 +30,23 @@ pub(crate) const REPORTS_MAX: usize = 4;
 /// Collects from all workers.
 pub(crate) struct Reporter {
     shards: Vec<Arc<Shard>>,
-    sent: HashMap<EdgeKey, Sent>,
+    told: HashMap<EdgeKey, Told>,
     log: AccessLog,
     reports: mpsc::Sender<v1::ProxyReport>,
     own: Arc<Shard>,
     reasons_sent: HashMap<(&'static str, &'static str, &'static str), u64>,
 }
 
-/// What the control plane has been told of an edge, summed over all workers.
+/// What the control plane has been told of an edge.
+struct Told {
+    sums: Sums,
+    /// When something new was last seen.
+    changed: Instant,
+}
+
+/// What an edge has counted, summed over all workers.
 #[derive(Clone, Default)]
-struct Sent {
+struct Sums {
     outcomes: [u64; Outcome::ALL.len()],
     errors: u64,
     bytes_in: u64,
@@ -50,7 +62,7 @@ impl Reporter {
         log: AccessLog,
         reports: mpsc::Sender<v1::ProxyReport>,
     ) -> Self {
-        Self { shards, sent: HashMap::new(), log, reports, own, reasons_sent: HashMap::new() }
+        Self { shards, told: HashMap::new(), log, reports, own, reasons_sent: HashMap::new() }
     }
 
     /// Writes and reports until `shutdown`, then once more.
@@ -63,14 +75,14 @@ impl Reporter {
                 () = shutdown.cancelled() => true,
                 _ = ticks.tick() => false,
             };
-            self.round(&mut records);
+            self.round(&mut records, clock::now());
             if ends {
                 return;
             }
         }
     }
 
-    fn round(&mut self, records: &mut mpsc::Receiver<Record>) {
+    fn round(&mut self, records: &mut mpsc::Receiver<Record>, now: Instant) {
         let mut batch = Vec::new();
         while let Ok(record) = records.try_recv() {
             batch.push(record);
@@ -84,38 +96,69 @@ impl Reporter {
             }
             return;
         };
-        let report = self.report(batch);
+        let report = self.report(batch, now);
         let is_empty = report.edges.is_empty() && report.decisions.is_empty() && report.events.is_empty();
         if !is_empty {
             place.send(report);
         }
     }
 
-    fn report(&mut self, mut records: Vec<Record>) -> v1::ProxyReport {
+    fn report(&mut self, mut records: Vec<Record>, now: Instant) -> v1::ProxyReport {
         let dropped = records.len().saturating_sub(DECISIONS_MAX);
         records.truncate(DECISIONS_MAX);
         v1::ProxyReport {
-            edges: self.edges(),
+            edges: self.edges(now),
             decisions: records.into_iter().map(decision).collect(),
             decisions_dropped: u64::try_from(dropped).unwrap_or(u64::MAX),
             events: self.events(),
         }
     }
 
-    fn edges(&mut self) -> Vec<v1::EdgeStats> {
+    fn edges(&mut self, now: Instant) -> Vec<v1::EdgeStats> {
         let mut by_key: HashMap<EdgeKey, Vec<Arc<Edge>>> = HashMap::new();
         for edge in self.shards.iter().flat_map(|shard| shard.edges()) {
             by_key.entry(edge.key.clone()).or_default().push(edge);
         }
         let mut changed = Vec::new();
+        let mut idle = Vec::new();
         for (key, edges) in by_key {
-            let now = total(&edges);
-            let before = self.sent.entry(key.clone()).or_default();
-            let stats = difference(&key, before, &now, &edges);
-            *before = now;
-            changed.extend(stats);
+            if changed.len() >= EDGES_MAX {
+                break;
+            }
+            let sums = Sums::of(&edges);
+            let told = Told { sums: Sums::default(), changed: now };
+            let told = self.told.entry(key.clone()).or_insert(told);
+            if let Some(stats) = difference(&key, &told.sums, &sums, &edges) {
+                *told = Told { sums, changed: now };
+                changed.push(stats);
+            } else if now.saturating_duration_since(told.changed) >= IDLE {
+                told.changed = now;
+                idle.push(key);
+            }
         }
+        changed.extend(idle.iter().filter_map(|key| self.retire(key)));
         changed
+    }
+
+    /// Lets go of an edge wherever nobody holds it; returns what was counted meanwhile.
+    fn retire(&mut self, key: &EdgeKey) -> Option<v1::EdgeStats> {
+        let (mut gone, mut held) = (Vec::new(), Vec::new());
+        for shard in &self.shards {
+            match shard.retire(key) {
+                Retired::Gone(edge) => gone.push(edge),
+                Retired::Held(edge) => held.push(edge),
+                Retired::Absent => {}
+            }
+        }
+        let told = self.told.remove(key)?;
+        let kept = Sums::of(&held);
+        let mut sums = Sums::of(&gone);
+        sums.add(&kept);
+        if !held.is_empty() {
+            self.told.insert(key.clone(), Told { sums: kept, changed: told.changed });
+        }
+        gone.extend(held);
+        difference(key, &told.sums, &sums, &gone)
     }
 
     /// Handshakes that failed and plaintext that was refused: counted by reason, for who watches over the mesh.
@@ -149,26 +192,39 @@ impl Reporter {
     }
 }
 
-fn total(edges: &[Arc<Edge>]) -> Sent {
-    let mut sum = Sent::default();
-    for edge in edges {
-        for (to, outcome) in sum.outcomes.iter_mut().zip(Outcome::ALL) {
-            *to += edge.outcome(outcome);
+impl Sums {
+    fn of(edges: &[Arc<Edge>]) -> Self {
+        let mut sums = Self::default();
+        for edge in edges {
+            sums.add(&Self {
+                outcomes: Outcome::ALL.map(|outcome| edge.outcome(outcome)),
+                errors: edge.count_of(Outcome::Allowed, ResponseClass::ServerError),
+                bytes_in: edge.bytes_in.value(),
+                bytes_out: edge.bytes_out.value(),
+                latency: edge.latencies().collect(),
+            });
         }
-        sum.errors += edge.count_of(Outcome::Allowed, ResponseClass::ServerError);
-        sum.bytes_in += edge.bytes_in.value();
-        sum.bytes_out += edge.bytes_out.value();
-        for (bucket, count) in edge.latencies() {
-            *sum.latency.entry(bucket).or_default() += count;
+        sums
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (to, count) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *to = to.saturating_add(count);
+        }
+        self.errors = self.errors.saturating_add(other.errors);
+        self.bytes_in = self.bytes_in.saturating_add(other.bytes_in);
+        self.bytes_out = self.bytes_out.saturating_add(other.bytes_out);
+        for (bucket, count) in &other.latency {
+            let sum = self.latency.entry(*bucket).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
-    sum
 }
 
 /// What is new since the last report; `None` when nothing is.
-fn difference(key: &EdgeKey, before: &Sent, now: &Sent, edges: &[Arc<Edge>]) -> Option<v1::EdgeStats> {
+fn difference(key: &EdgeKey, before: &Sums, now: &Sums, edges: &[Arc<Edge>]) -> Option<v1::EdgeStats> {
     let of = |outcome: Outcome| {
-        let at = |sums: &Sent| sums.outcomes.get(outcome as usize).copied().unwrap_or(0);
+        let at = |sums: &Sums| sums.outcomes.get(outcome as usize).copied().unwrap_or(0);
         at(now).saturating_sub(at(before))
     };
     let bytes_in = now.bytes_in.saturating_sub(before.bytes_in);
@@ -234,3 +290,6 @@ fn decision(record: Record) -> v1::Decision {
         header_names: record.header_names,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,7 +63,7 @@ pub(crate) fn render(
 type Latencies<'a> = BTreeMap<(&'a str, &'a str), (BTreeMap<u32, u64>, u64)>;
 
 fn requests(out: &mut String, shards: &[Arc<Shard>]) {
-    let edges: Vec<Arc<Edge>> = shards.iter().flat_map(|shard| shard.edges()).collect();
+    let edges: Vec<Arc<Edge>> = shards.iter().flat_map(|shard| shard.counted()).collect();
     let mut counts: BTreeMap<(&str, &str, &str, &str), u64> = BTreeMap::new();
     let mut latency: Latencies<'_> = BTreeMap::new();
     let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
@@ -201,3 +201,6 @@ fn sample_text(out: &mut String, name: &str, labels: &[(&str, &str)], value: &st
     out.push_str(value);
     out.push('\n');
 }
+
+#[cfg(test)]
+mod tests;
