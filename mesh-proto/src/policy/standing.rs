@@ -7,7 +7,8 @@
 //! # Why
 //! A standing knows of which set and which caller it is, and whoever decides compares both, so a stale one cannot be used
 //! by mistake; the comparison is of two addresses. It holds no policies: thousands of idle connections keep no old set
-//! alive. A cache inside of the set was the alternative; it needs a lock or a copy for each worker, and a bound of its own.
+//! alive. It saves 25 to 110 ns of each decision (figures: `evaluate`). A cache inside of the set was the alternative; it
+//! needs a lock or a copy for each worker, and a bound of its own.
 
 use super::compile::{Entry, PolicySet};
 use super::evaluate::{Denial, DenyReason, SourceFacts};
