@@ -11,12 +11,14 @@ pub struct Cidr(ipnet::IpNet);
 
 /// Why a text is not a CIDR block.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{value:?} is not a CIDR block{problem}; write for instance 10.1.0.0/16 or fd00:1::/64")]
+#[error("{value:?} is not a CIDR block{problem}; write {instead}")]
 pub struct CidrError {
     /// The offending text, cut to 80 bytes.
     pub value: String,
     /// Empty, or what is wrong beyond the shape.
     pub problem: &'static str,
+    /// What may have been meant, or an example.
+    pub instead: String,
 }
 
 impl Cidr {
@@ -36,10 +38,16 @@ impl FromStr for Cidr {
 
     /// Parses `address/length`. Host bits beyond the length are an error: they are a typing mistake.
     fn from_str(text: &str) -> Result<Self, CidrError> {
-        let error = |problem| CidrError { value: text.chars().take(80).collect(), problem };
-        let net: ipnet::IpNet = text.parse().map_err(|_| error(""))?;
+        let error = |problem, instead| CidrError { value: text.chars().take(80).collect(), problem, instead };
+        let whole = |address: IpAddr| ipnet::IpNet::from(address);
+        let net: ipnet::IpNet = text.parse().map_err(|_| match text.parse() {
+            Ok(address) => error(": it has no length", format!("{} for this one address", whole(address))),
+            Err(_) => error("", "for instance 10.1.0.0/16 or fd00:1::/64".to_owned()),
+        })?;
         if net.trunc() != net {
-            return Err(error(": it has address bits beyond its length"));
+            let instead =
+                format!("{} for the block, {} for this one address", net.trunc(), whole(net.addr()));
+            return Err(error(": it has address bits beyond its length", instead));
         }
         Ok(Self(net))
     }

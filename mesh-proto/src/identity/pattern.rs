@@ -50,12 +50,13 @@ impl FromStr for IdentityPattern {
 
     /// Parses a SPIFFE ID, or `spiffe://<trust-domain>/[<segments>/]*`.
     fn from_str(text: &str) -> Result<Self, IdentityError> {
-        let Some(prefix) = text.strip_suffix('*') else {
-            return text.parse().map(Self::Exact);
-        };
-        if !prefix.ends_with('/') {
+        let prefix = text.strip_suffix('*');
+        if prefix.unwrap_or(text).contains('*') || prefix.is_some_and(|prefix| !prefix.ends_with('/')) {
             return Err(IdentityError::new(text, "'*' may only stand for whole path segments at the end"));
         }
+        let Some(prefix) = prefix else {
+            return text.parse().map(Self::Exact);
+        };
         // What stands before the star must be an identity itself once something follows it.
         format!("{prefix}x").parse::<SpiffeId>().map_err(|error| IdentityError::new(text, error.problem))?;
         Ok(Self::Below(prefix.into()))

@@ -220,7 +220,16 @@ impl FromStr for HostPattern {
         if !text.is_ascii() {
             return error("is not ASCII; write internationalised names as A-labels (xn--…)".into());
         }
+        if let Some((_, rest)) = text.split_once("://") {
+            let host = rest.split('/').next().unwrap_or_default();
+            return error(format!("has a scheme; write {host}").into());
+        }
         let (star, name) = text.strip_prefix("*.").map_or(("", text), |suffix| ("*.", suffix));
+        if name.contains('*') {
+            return error(
+                "has a '*' that is not the whole first label; write for instance *.shop.example".into(),
+            );
+        }
         let host = match canonical_host(name.as_bytes(), None) {
             Ok(host) if host.port().is_some() => {
                 return error(

@@ -393,7 +393,7 @@ impl Segment {
         }
         if segment.contains('*') {
             return Err(
-                "has a '*' that is not the last segment; write for instance /v1/*, {name} for one open segment, and %2A for a literal '*'",
+                "has a '*' that is not the whole last segment; write for instance /v1/*, {name} for one open segment, and %2A for a literal '*'",
             );
         }
         let mut form = String::with_capacity(segment.len());

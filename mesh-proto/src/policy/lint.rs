@@ -27,6 +27,8 @@ pub enum FindingKind {
     NoSource,
     /// One of its groups is empty.
     EmptyGroup,
+    /// One of its exceptions is none of its sources.
+    IdleException,
     /// The conditions of an operation exclude each other.
     Impossible,
     /// Another rule of the same action covers it.
@@ -43,11 +45,12 @@ pub enum FindingKind {
 
 impl FindingKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::NoRules,
         Self::Expired,
         Self::NoSource,
         Self::EmptyGroup,
+        Self::IdleException,
         Self::Impossible,
         Self::Shadowed,
         Self::Contradictory,
@@ -63,6 +66,7 @@ impl FindingKind {
             Self::Expired => "expired",
             Self::NoSource => "no-source",
             Self::EmptyGroup => "empty-group",
+            Self::IdleException => "idle-exception",
             Self::Impossible => "impossible",
             Self::Shadowed => "shadowed",
             Self::Contradictory => "contradictory",
@@ -79,6 +83,7 @@ impl FindingKind {
             Self::Expired
             | Self::NoSource
             | Self::EmptyGroup
+            | Self::IdleException
             | Self::Shadowed
             | Self::Contradictory
             | Self::OpenDoor

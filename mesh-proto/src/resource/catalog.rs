@@ -4,6 +4,7 @@
 //! wrong between objects. A change is a new catalog that shares the unchanged objects.
 
 mod check;
+mod doubts;
 mod lint;
 mod references;
 mod resolve;

@@ -66,6 +66,11 @@ pub(super) fn read(
             let (namespace, account) = read_account(reader, &value, home)?;
             Some(Subject::ServiceAccount { namespace, account })
         }
+        "namespace" if value.node.scalar() == Some("*") => {
+            let message = "\"*\" is no namespace; write identity: spiffe://<trust-domain>/* for all of them";
+            reader.error(&value, Code::InvalidValue, message);
+            None
+        }
         "namespace" => reader.parse(&value).map(Subject::Namespace),
         "identity" => reader.parse(&value).map(Subject::Identity),
         "segment" => reader.parse(&value).map(Subject::Segment),
@@ -110,6 +115,16 @@ fn read_account(
     home: Option<&Namespace>,
 ) -> Option<(Namespace, ServiceAccount)> {
     let text = reader.text(at)?;
+    if let Some(namespace) = text.strip_suffix('*') {
+        let of = if namespace.is_empty() { home.map(Namespace::as_str) } else { namespace.strip_suffix('/') };
+        let message = format!(
+            "{:?} is no account, names have no '*'; write namespace: {} for all accounts of one",
+            Problem::shown(text),
+            Problem::shown(of.unwrap_or("NAME"))
+        );
+        reader.error(at, Code::InvalidValue, message);
+        return None;
+    }
     let parsed = match (text.split_once('/'), home) {
         (Some((namespace, account)), _) => namespace.parse().and_then(|ns| Ok((ns, account.parse()?))),
         (None, Some(home)) => text.parse().map(|account| (home.clone(), account)),

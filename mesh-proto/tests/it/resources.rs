@@ -8,3 +8,4 @@ mod golden;
 mod meaning;
 mod related;
 mod round_trip;
+mod survey;

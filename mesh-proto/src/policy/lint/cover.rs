@@ -47,6 +47,17 @@ impl Atom<'_> {
         }
     }
 
+    /// Whether somebody can be both. Only `false` is certain.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let is_meshed = |atom: &Self| !matches!(atom, Self::Unmeshed(_) | Self::Anyone);
+        match (self, other) {
+            (Self::Unmeshed(_), other) | (other, Self::Unmeshed(_)) if is_meshed(other) => false,
+            (Self::Pattern(_) | Self::Instance(..), Self::Pattern(_) | Self::Instance(..))
+            | (Self::Unmeshed(_), Self::Unmeshed(_)) => self.covers(other) || other.covers(self),
+            _ => true,
+        }
+    }
+
     /// Under what a rule with this source is kept.
     fn key(&self) -> Key {
         match self {

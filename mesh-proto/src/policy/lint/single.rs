@@ -1,6 +1,6 @@
 //! What is wrong with a rule by itself.
 
-use super::cover::{Atom, all_covered};
+use super::cover::{Atom, all_covered, atoms};
 use super::{FindingKind, Place};
 use crate::matching::HeaderTest;
 use crate::policy::compile::protocol_bits;
@@ -47,6 +47,11 @@ pub(super) fn check(place: &Place<'_>, now: u64) -> Vec<(FindingKind, String)> {
             }
         }
     }
+    found.extend(idle_exceptions(place).map(|at| {
+        let message =
+            format!("except[{at}] leaves nobody out: it is none of those in from; remove it, or correct it");
+        (FindingKind::IdleException, message)
+    }));
     for (at, operation) in rule.to.iter().enumerate() {
         if let Some(why) = impossible(operation, rule.action) {
             found.push((FindingKind::Impossible, format!("to[{at}] can never match: {why}")));
@@ -59,6 +64,17 @@ pub(super) fn check(place: &Place<'_>, now: u64) -> Vec<(FindingKind, String)> {
         found.push((FindingKind::OpenDoor, message.to_owned()));
     }
     found
+}
+
+/// Exceptions that are none of the sources.
+fn idle_exceptions(place: &Place<'_>) -> impl Iterator<Item = usize> {
+    let is_idle = |source: &Source| {
+        let atoms = atoms(std::slice::from_ref(source));
+        !atoms.is_empty()
+            && !place.atoms.is_empty()
+            && !atoms.iter().any(|atom| place.atoms.iter().any(|own| own.meets(atom)))
+    };
+    place.rule.except.iter().enumerate().filter(move |(_, source)| is_idle(source)).map(|(at, _)| at)
 }
 
 /// Why the conditions of an operation exclude each other.

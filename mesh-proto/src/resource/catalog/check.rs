@@ -4,23 +4,24 @@
 
 use super::super::access_policy::{AccessPolicy, AccessRule};
 use super::super::key::{Kind, ResourceKey};
-use super::super::meta::Meta;
+use super::super::meta::{Labels, Meta};
 use super::super::problem::{Code, Problem, Severity};
 use super::super::rate_limit::RateLimit;
-use super::super::role::{Grants, Holder, RoleBinding};
+use super::super::role::{Grants, Holder, Role, RoleBinding};
 use super::super::segment::Segment;
 use super::super::selector::Selector;
 use super::super::service::Service;
 use super::super::subject::Subject;
 use super::super::suggest::nearest;
 use super::super::{Resource, mesh_config};
+use super::doubts::{self, Doubt, Known};
 use super::references::{references, target_service};
 use super::resolve::{Resolver, narrowed};
 use super::{Catalog, Target, lint};
 use crate::config::MtlsMode;
 use crate::limit::{LimitKey, Unit};
 use crate::name::ServiceRef;
-use crate::policy::model::{Operation, Protocol};
+use crate::policy::model::{Action, Operation, Protocol};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -32,7 +33,8 @@ pub(super) fn check(
     now: u64,
 ) -> Vec<Problem> {
     let changed: BTreeSet<&ResourceKey> = changed.iter().collect();
-    let mut check = Check { catalog, changed: &changed, fleet, problems: Vec::new() };
+    let known = Known::of(catalog, fleet);
+    let mut check = Check { catalog, changed: &changed, fleet, known, problems: Vec::new() };
     for (key, resource) in catalog.iter() {
         if changed.contains(key) || check.depends_on_change(resource) {
             check.references(resource);
@@ -59,6 +61,7 @@ struct Check<'a> {
     catalog: &'a Catalog,
     changed: &'a BTreeSet<&'a ResourceKey>,
     fleet: &'a [Target<'a>],
+    known: Known,
     problems: Vec<Problem>,
 }
 
@@ -122,11 +125,7 @@ impl Check<'_> {
             Resource::RoleBinding(binding) => self.role_binding(binding),
             Resource::Segment(segment) => self.segment(segment),
             Resource::RateLimit(limit) => self.rate_limit(limit),
-            Resource::Role(role) => {
-                if let Grants::Operations(operations) = &role.grants {
-                    self.impossible(&role.meta, "spec.operations", operations);
-                }
-            }
+            Resource::Role(role) => self.role(role),
             Resource::Service(_) | Resource::Workload(_) => {}
         }
     }
@@ -158,6 +157,7 @@ impl Check<'_> {
     fn access_policy(&mut self, policy: &AccessPolicy) {
         self.target(&policy.meta, &policy.target);
         let service = self.service_of(&policy.target);
+        let services = self.services_of(&policy.target);
         for (index, rule) in policy.rules.iter().enumerate() {
             let place = |field: &str| Place {
                 meta: &policy.meta,
@@ -166,11 +166,47 @@ impl Check<'_> {
             };
             self.roles_of_rule(rule, &place);
             self.foreign_domains(rule, &place);
+            let mut doubts = self.known.misspelt("from", rule.from.iter());
+            doubts.extend(self.known.misspelt("except", rule.except.iter()));
+            self.doubts(Code::NoMatch, doubts, &place);
+            let mut doubts = doubts::of_operations("to", &rule.to);
+            if matches!(policy.target, Selector::Workload(_)) {
+                doubts.extend(doubts::of_ports(&services, &rule.to));
+            }
+            // A deny of gRPC methods holds for every request to their paths.
+            if rule.action == Action::Allow {
+                doubts.extend(doubts::of_calls(&services, &rule.to));
+            }
+            self.doubts(Code::NoEffect, doubts, &place);
             for (at, operation) in rule.to.iter().enumerate() {
                 if let Some(service) = &service {
                     self.operation(operation, service, || place(&format!("to[{at}]")));
                 }
             }
+        }
+    }
+
+    fn doubts<'p>(&mut self, code: Code, doubts: Vec<Doubt>, place: &impl Fn(&str) -> Place<'p>) {
+        for (field, message) in doubts {
+            self.report(Severity::Warning, code, place(&field), message);
+        }
+    }
+
+    /// Its operations must be possible, and some rule must name it.
+    fn role(&mut self, role: &Role) {
+        let Grants::Operations(operations) = &role.grants else { return };
+        self.impossible(&role.meta, "spec.operations", operations);
+        let place = |field: &str| Place::of(&role.meta, format!("spec.{field}"));
+        self.doubts(Code::NoEffect, doubts::of_operations("operations", operations), &place);
+        let names_it = |subject: &Subject| *subject == Subject::Role(role.meta.name.clone());
+        let mut rules = self.catalog.access_policies().flat_map(|policy| &policy.rules);
+        if !rules.any(|rule| rule.from.iter().chain(&rule.except).any(names_it)) {
+            let message = format!(
+                "no rule of an AccessPolicy names the role, so its holders may do nothing by it; write from: [{{role: {}}}] in a \
+                 policy of the workloads they call",
+                role.meta.name
+            );
+            self.report(Severity::Warning, Code::NoEffect, Place::of(&role.meta, "spec"), message);
         }
     }
 
@@ -239,6 +275,14 @@ impl Check<'_> {
     }
 
     fn role_binding(&mut self, binding: &RoleBinding) {
+        // A user keeps its place in the list.
+        let peers = |holder: &Holder| match holder {
+            Holder::Peers(subject) => subject.clone(),
+            Holder::Uid(_) => Subject::Anyone,
+        };
+        let peers: Vec<Subject> = binding.subjects.iter().map(peers).collect();
+        let doubts = self.known.misspelt("subjects", peers.iter());
+        self.doubts(Code::NoMatch, doubts, &|field| Place::of(&binding.meta, format!("spec.{field}")));
         let Some(role) = self.catalog.role(&binding.role) else { return };
         let is_admin = matches!(role.grants, Grants::Admin(_));
         for (index, holder) in binding.subjects.iter().enumerate() {
@@ -258,6 +302,8 @@ impl Check<'_> {
 
     /// A workload is in one segment at most, or nobody could say whom it accepts.
     fn segment(&mut self, segment: &Segment) {
+        let doubts = self.known.misspelt("members", segment.members.iter());
+        self.doubts(Code::NoMatch, doubts, &|field| Place::of(&segment.meta, format!("spec.{field}")));
         let Some(domain) = self.catalog.trust_domain(self.fleet).or_else(|| "mesh.local".parse().ok()) else {
             return;
         };
@@ -293,6 +339,8 @@ impl Check<'_> {
     fn rate_limit(&mut self, limit: &RateLimit) {
         self.target(&limit.meta, &limit.target);
         self.impossible(&limit.meta, "spec.to", &limit.limit.to);
+        let doubts = doubts::of_operations("to", &limit.limit.to);
+        self.doubts(Code::NoEffect, doubts, &|field| Place::of(&limit.meta, format!("spec.{field}")));
         let Some(service) = self.service_of(&limit.target) else { return };
         for (at, operation) in limit.limit.to.iter().enumerate() {
             self.operation(operation, &service, || Place::of(&limit.meta, format!("spec.to[{at}]")));
@@ -330,18 +378,24 @@ impl Check<'_> {
         if is_mesh || self.fleet.iter().any(|target| selector.selects(target)) {
             return;
         }
-        let known: Vec<String> = match selector {
-            Selector::Service(_) => self.known_services(),
-            Selector::Workload(_) => {
-                self.fleet.iter().map(|target| format!("{}/{}", target.namespace, target.workload)).collect()
+        let near = match selector {
+            Selector::Mesh => None,
+            Selector::Namespace(namespace) => self.known.nearest_namespace(namespace),
+            Selector::Service(name) => nearest_of(&name.to_string(), self.known_services()),
+            Selector::Workload(name) => {
+                let running =
+                    self.fleet.iter().map(|target| format!("{}/{}", target.namespace, target.workload));
+                nearest_of(&name.to_string(), running.collect())
             }
-            Selector::Mesh | Selector::Namespace(_) | Selector::Labels { .. } => Vec::new(),
+            Selector::Labels { namespace, labels } => {
+                let is_meant =
+                    |target: &&Target<'_>| namespace.as_ref().is_none_or(|of| of == target.namespace);
+                let carried: BTreeSet<String> =
+                    self.fleet.iter().filter(is_meant).flat_map(|target| written(target.labels)).collect();
+                let missing = written(labels).find(|label| !carried.contains(label));
+                missing.and_then(|label| nearest_of(&label, carried.into_iter().collect()))
+            }
         };
-        let wanted = match selector {
-            Selector::Service(name) | Selector::Workload(name) => name.to_string(),
-            Selector::Mesh | Selector::Namespace(_) | Selector::Labels { .. } => String::new(),
-        };
-        let near = nearest(&wanted, known.iter().map(String::as_str)).filter(|near| *near != wanted);
         let hint = near.map_or_else(
             || "it takes effect when one starts".to_owned(),
             |near| format!("did you mean {near}?"),
@@ -356,6 +410,19 @@ impl Check<'_> {
         declared.chain(running).collect()
     }
 
+    /// The services whose callers reach the workloads, as far as a target names them.
+    fn services_of(&self, selector: &Selector) -> Vec<Service> {
+        let Selector::Workload(workload) = selector else {
+            return self.service_of(selector).into_iter().collect();
+        };
+        let is_it = |target: &&Target<'_>| {
+            *target.namespace == workload.namespace && *target.workload == workload.name
+        };
+        let labels = self.fleet.iter().find(is_it).map(|target| target.labels.clone()).unwrap_or_default();
+        let backed = |service: &&Service| service.is_backed_by(&workload.namespace, &workload.name, &labels);
+        self.catalog.services().filter(backed).cloned().collect()
+    }
+
     fn service_of(&self, selector: &Selector) -> Option<Service> {
         let Selector::Service(name) = selector else { return None };
         match &**self.catalog.get(&service_key(name))? {
@@ -363,6 +430,16 @@ impl Check<'_> {
             _ => None,
         }
     }
+}
+
+/// The known word that a mistyped one may mean.
+fn nearest_of(wanted: &str, known: Vec<String>) -> Option<String> {
+    let near = nearest(wanted, known.iter().map(String::as_str)).filter(|near| *near != wanted);
+    near.map(str::to_owned)
+}
+
+fn written(labels: &Labels) -> impl Iterator<Item = String> {
+    labels.iter().map(|(key, value)| format!("{key}={value}"))
 }
 
 fn service_key(service: &ServiceRef) -> ResourceKey {

@@ -93,9 +93,11 @@ fn problem(catalog: &Catalog, finding: Finding) -> Problem {
     let severity = if kind.is_error() { Severity::Error } else { Severity::Warning };
     let code = match kind {
         FindingKind::Impossible => Code::NotEnforceable,
-        FindingKind::Expired | FindingKind::NoSource | FindingKind::EmptyGroup | FindingKind::NoRules => {
-            Code::NoEffect
-        }
+        FindingKind::Expired
+        | FindingKind::NoSource
+        | FindingKind::EmptyGroup
+        | FindingKind::IdleException
+        | FindingKind::NoRules => Code::NoEffect,
         FindingKind::DeniesNonHttp => Code::Conflict,
         FindingKind::Unfinished => Code::TooLarge,
         FindingKind::Shadowed => Code::ShadowedRule,

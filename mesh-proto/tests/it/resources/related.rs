@@ -5,7 +5,7 @@ use super::golden;
 use mesh_proto::resource::{Catalog, ResourceKey, parse, split_documents};
 
 /// 2026-11-24T12:00:00Z.
-const NOW: u64 = 1_795_521_600;
+pub(super) const NOW: u64 = 1_795_521_600;
 
 #[test]
 fn objects_that_do_not_fit_together_are_told_apart() {
