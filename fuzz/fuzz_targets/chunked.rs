@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::chunked`.
+//! See `mesh_fuzz::traffic::chunked`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::chunked(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::chunked(data));

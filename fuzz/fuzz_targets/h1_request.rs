@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::h1_request`.
+//! See `mesh_fuzz::traffic::h1_request`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::h1_request(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::h1_request(data));

@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::h1_response`.
+//! See `mesh_fuzz::traffic::h1_response`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::h1_response(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::h1_response(data));

@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::host`.
+//! See `mesh_fuzz::traffic::host`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::host(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::host(data));

@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::resource_yaml`.
+//! See `mesh_fuzz::traffic::resource_yaml`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::resource_yaml(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::resource_yaml(data));

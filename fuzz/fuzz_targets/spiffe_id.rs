@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::spiffe_id`.
+//! See `mesh_fuzz::traffic::spiffe_id`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::spiffe_id(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::spiffe_id(data));

@@ -1,3 +1,3 @@
-//! See `mesh_fuzz::wire_update`.
+//! See `mesh_fuzz::traffic::wire_update`.
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::wire_update(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::traffic::wire_update(data));

@@ -1,7 +1,7 @@
 //! What is known of a connection before anybody asked for anything: its protocol, by its first bytes.
 
-pub(crate) mod detect;
-pub(crate) mod hello;
+pub mod detect;
+pub mod hello;
 
 use detect::{DETECT_BYTES_MAX, Finding, detect};
 use hello::Reading;

@@ -8,7 +8,7 @@
 //! The stages in the order a request meets them: `accept` → `outbound` → `balance` → the wire → `inbound` → `limit` →
 //! the application. `app` wires the threads, `discovery` and `identity` feed them, `observe` and `admin` tell about it.
 
-mod accept;
+pub mod accept;
 mod admin;
 mod app;
 pub mod args;

@@ -11,7 +11,7 @@ use mesh_proto::policy::model::Protocol;
 
 /// Bytes that are enough to name the protocol in every case; a ClientHello may take all of them (hybrid key shares make
 /// it about 1.8 KiB, long extension lists more).
-pub(crate) const DETECT_BYTES_MAX: usize = 16 * 1024;
+pub const DETECT_BYTES_MAX: usize = 16 * 1024;
 
 /// The connection preface of HTTP/2 (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -20,7 +20,7 @@ const METHOD_BYTES_MAX: usize = 32;
 
 /// What the first bytes say.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Finding {
+pub enum Finding {
     /// Not decided yet: read more.
     More,
     /// HTTP/1.
@@ -47,7 +47,7 @@ impl Finding {
 }
 
 /// Judges the first bytes of a client. With `DETECT_BYTES_MAX` bytes or more the answer is never [`Finding::More`].
-pub(crate) fn detect(bytes: &[u8]) -> Finding {
+pub fn detect(bytes: &[u8]) -> Finding {
     let finding = match bytes.first() {
         None => Finding::More,
         Some(b'P')

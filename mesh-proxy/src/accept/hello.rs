@@ -21,7 +21,7 @@ const HIDING: [u16; 2] = [0xfe0d, 0xffce];
 
 /// What a ClientHello says of the server that is meant.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Hello {
+pub enum Hello {
     /// Its name: lower-case, without a final dot.
     Named(String),
     /// Well-formed, but it names nobody, or hides whom it means.
@@ -32,7 +32,7 @@ pub(crate) enum Hello {
 
 impl Hello {
     /// The name, if it is sure.
-    pub(crate) fn name(&self) -> Option<&str> {
+    pub fn name(&self) -> Option<&str> {
         match self {
             Self::Named(name) => Some(name),
             Self::Nameless | Self::Odd => None,
