@@ -10,6 +10,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -117,7 +119,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        text
+        classic(&text)
     }
 
     /// A proxy has registered.
@@ -193,5 +195,60 @@ impl Metrics {
         self.revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.writable.set(i64::from(*store == Health::Ok));
         self.intermediate_expires.set(i64::try_from(intermediate_expires.as_secs()).unwrap_or(i64::MAX));
+    }
+}
+
+/// OpenMetrics as the older text format (0.0.4), which we say it is: there a counter is called as its samples are, or they
+/// have neither type nor help, and there are no units and no mark at the end.
+fn classic(text: &str) -> String {
+    let counter = |line: &str| line.strip_prefix("# TYPE ")?.strip_suffix(" counter").map(str::to_owned);
+    let counters: BTreeSet<String> = text.lines().filter_map(counter).collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines() {
+        let head = line.strip_prefix("# ").map(|head| head.splitn(3, ' ').collect::<Vec<_>>());
+        let _ = match head.as_deref() {
+            None => writeln!(out, "{line}"),
+            Some([word @ ("HELP" | "TYPE"), name, rest]) => {
+                let total = if counters.contains(*name) { "_total" } else { "" };
+                writeln!(out, "# {word} {name}{total} {rest}")
+            }
+            Some(_) => continue,
+        };
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sample_is_of_the_family_above_it() {
+        let metrics = Metrics::default();
+        metrics.stream_began();
+        metrics.update_sent();
+        metrics.update_accepted(Duration::from_millis(3));
+        let text = metrics.text();
+        let (mut name, mut kind) = ("", "");
+        let mut families = BTreeSet::new();
+        for line in text.lines() {
+            if let Some(head) = line.strip_prefix("# HELP ") {
+                name = head.split(' ').next().unwrap();
+                assert!(families.insert(name) && head.ends_with('.'), "{line}");
+            } else if let Some(head) = line.strip_prefix("# TYPE ") {
+                let (family, of) = head.split_once(' ').unwrap();
+                assert_eq!((family, family.ends_with("_total")), (name, of == "counter"), "{line}");
+                kind = of;
+            } else {
+                let sample = line.split(['{', ' ']).next().unwrap();
+                let rest = sample.strip_prefix(name).unwrap_or_else(|| panic!("{line:?} is below {name}"));
+                let parts = ["_bucket", "_sum", "_count"];
+                assert!(if kind == "histogram" { parts.contains(&rest) } else { rest.is_empty() }, "{line}");
+            }
+        }
+        assert!(
+            families.len() > 10 && families.iter().all(|name| name.starts_with("mesh_control_")),
+            "{text}"
+        );
     }
 }
