@@ -1,5 +1,13 @@
 //! Sockets that will listen: bound at once, so that a busy port is said at the start, and opened when the proxy is ready,
 //! so that nobody's connection waits in a queue that is not yet served.
+//!
+//! # Why
+//! With several data threads each has a socket of its own (`SO_REUSEPORT`), and the kernel deals connections out by a hash.
+//! Measured with a pair on two cores that load and application shared (median of three, GET of 200 bytes, one thread against
+//! two): 64 connections 60 and 47 µs of both proxies for each request, 4 connections 53 and 56, one 73 and 69. What the hash
+//! costs is balance: of four connections one thread carried up to 2.4 times the other's load. An acceptor that hands
+//! connections over would even that out, at the price of a queue and a wake for each connection; it was not built, since one
+//! thread is the default and a sidecar seldom has reason for two.
 
 use crate::ProxyError;
 use socket2::{Domain, Protocol, Socket, Type};

@@ -94,8 +94,8 @@ impl Args {
         let asked = self.only.is_empty() || self.only.iter().any(|only| MEMORY.contains(only.as_str()));
         asked.then(|| match (self.quick, self.full, contestant) {
             (true, ..) => vec![1_000],
-            (_, true, "mesh") => vec![1_000, 5_000, 10_000],
-            _ => vec![1_000, 5_000],
+            (_, true, "mesh") => vec![1_000, 2_000, 5_000, 10_000],
+            _ => vec![1_000, 2_000, 5_000],
         })
     }
 
@@ -185,7 +185,9 @@ fn measure_works(
     for work in works {
         for round in 0..rounds {
             for contestant in &contestants {
-                eprintln!("{}: {} (round {} of {rounds})", work.name(), contestant.name, round + 1);
+                if contestant.address(work).is_some() {
+                    eprintln!("{}: {} (round {} of {rounds})", work.name(), contestant.name, round + 1);
+                }
                 if let Some(sample) = measure(work, contestant, time)? {
                     table.add(work, &contestant.name, sample);
                 }
@@ -262,7 +264,7 @@ fn measure(work: Work, contestant: &Contestant, time: Duration) -> Result<Option
     Ok(Some(report::Sample::new(work, &done, &before, &after)))
 }
 
-/// System calls for each request of each proxy, from a second of its own: counting them costs time.
+/// System calls for each request of each proxy, from two seconds of their own: counting them costs time.
 fn count_calls(work: Work, contestant: &Contestant) -> Result<Option<Vec<f64>>> {
     let Some(address) = contestant.address(work) else { return Ok(None) };
     if contestant.proxies.is_empty() || matches!(work, Work::TcpBulk(_)) {
@@ -270,7 +272,7 @@ fn count_calls(work: Work, contestant: &Contestant) -> Result<Option<Vec<f64>>> 
     }
     let counting: Result<Vec<Calls>> =
         contestant.proxies.iter().map(|proxy| Calls::count(proxy.id())).collect();
-    let done = work.run(address, Duration::from_secs(1))?;
+    let done = work.run(address, Duration::from_secs(2))?;
     #[expect(clippy::cast_precision_loss, reason = "figures for people")]
     let per_request = |calls: u64| calls as f64 / done.count.max(1) as f64;
     Ok(Some(counting?.into_iter().map(|one| one.end().map(per_request)).collect::<Result<_>>()?))
