@@ -52,19 +52,19 @@ pub enum BundleError {
 }
 
 /// The roots of every trust domain this workload accepts peers from.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct TrustBundles {
     domains: BTreeMap<TrustDomain, Domain>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Domain {
     roots: Vec<Root>,
     sequence: u64,
 }
 
 /// One root with what webpki does not keep.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Root {
     pub(crate) anchor: TrustAnchor<'static>,
     pub(crate) der: CertificateDer<'static>,

@@ -38,21 +38,30 @@ pub enum Alpn {
     MeshH1,
     /// HTTP/2.
     MeshH2,
+    /// Many streams of bytes, each for a port of its own.
+    MeshMux,
     /// Anything else, as bytes.
     MeshTcp,
 }
 
 impl Alpn {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::MeshH1, Self::MeshH2, Self::MeshTcp];
+    /// All of them. Where a caller offers several, the first of these counts.
+    pub const ALL: [Self; 4] = [Self::MeshH1, Self::MeshH2, Self::MeshMux, Self::MeshTcp];
 
     /// As it stands in the handshake.
     pub fn as_bytes(self) -> &'static [u8] {
         match self {
             Self::MeshH1 => b"mesh-h1",
             Self::MeshH2 => b"mesh-h2",
+            Self::MeshMux => b"mesh-mux",
             Self::MeshTcp => b"mesh-tcp",
         }
+    }
+
+    /// What a caller who wants this offers: a peer that has no streams takes one connection's bytes.
+    fn offered(self) -> Vec<Vec<u8>> {
+        let also = (self == Self::MeshMux).then_some(Self::MeshTcp);
+        std::iter::once(self).chain(also).map(|alpn| alpn.as_bytes().to_vec()).collect()
     }
 
     /// Reads one from the handshake.
@@ -94,18 +103,27 @@ impl Credentials {
     /// # Errors
     /// There is no bundle for our own trust domain, or the library refused.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
+        self.server_config_for(&Alpn::ALL)
+    }
+
+    /// As [`server_config`](Self::server_config), with some of the mesh's protocols only.
+    ///
+    /// # Errors
+    /// As [`server_config`](Self::server_config).
+    pub fn server_config_for(&self, protocols: &[Alpn]) -> Result<Arc<ServerConfig>, TlsError> {
         let verifier = self.verifier(Role::Client, None)?.mandatory();
-        let alpn = Alpn::ALL.map(|alpn| alpn.as_bytes().to_vec()).to_vec();
+        let alpn = protocols.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
         server_config(verifier, Presented::new(self.svid.certified().clone(), alpn))
     }
 
-    /// For a connection to another proxy, which must prove to be exactly `expected` and speak `alpn`.
+    /// For a connection to another proxy, which must prove to be exactly `expected` and speak `alpn`; one that is asked
+    /// for [`Alpn::MeshMux`] may answer with [`Alpn::MeshTcp`].
     ///
     /// # Errors
     /// As [`server_config`](Self::server_config).
     pub fn client_config(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = self.verifier(Role::Server, Some(expected.clone()))?;
-        client_config(verifier, Some(self.svid.clone()), alpn.as_bytes())
+        client_config(verifier, Some(self.svid.clone()), alpn.offered())
     }
 
     /// For the control plane's port: ALPN `h2`; a client certificate is verified if there is one.
@@ -128,7 +146,7 @@ impl Credentials {
     /// As [`server_config`](Self::server_config).
     pub fn control_client_config(&self, expected: &SpiffeId) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = self.verifier(Role::Server, Some(expected.clone()))?;
-        client_config(verifier, Some(self.svid.clone()), ALPN_H2)
+        client_config(verifier, Some(self.svid.clone()), vec![ALPN_H2.to_vec()])
     }
 
     fn verifier(&self, role: Role, expected: Option<SpiffeId>) -> Result<Verifier, TlsError> {
@@ -150,7 +168,11 @@ pub fn pinned_client_config(
     root_sha256: [u8; 32],
     trust_domain: Option<TrustDomain>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    client_config(Verifier::new(Trust::Pinned { root_sha256, trust_domain }, Role::Server), None, ALPN_H2)
+    client_config(
+        Verifier::new(Trust::Pinned { root_sha256, trust_domain }, Role::Server),
+        None,
+        vec![ALPN_H2.to_vec()],
+    )
 }
 
 /// The name for one port of one service: `<port>.<service>.<namespace>.<trust-domain>`.
@@ -233,7 +255,7 @@ fn server_config(verifier: Verifier, presented: Presented) -> Result<Arc<ServerC
 fn client_config(
     verifier: Verifier,
     svid: Option<Arc<Svid>>,
-    alpn: &[u8],
+    alpn: Vec<Vec<u8>>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -246,7 +268,7 @@ fn client_config(
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![alpn.to_vec()];
+    config.alpn_protocols = alpn;
     config.resumption = rustls::client::Resumption::disabled();
     config.enable_early_data = false;
     Ok(Arc::new(config))

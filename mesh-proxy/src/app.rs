@@ -285,7 +285,8 @@ impl Control<'_> {
         ));
         let (propose, proposals) = mpsc::channel(1);
         let learn = Box::new(move |bundles: &_| issuer.learn(bundles));
-        let publisher = Publisher::new(Arc::clone(&first), publish, Arc::clone(&wiring.in_use), learn);
+        let in_use = Arc::clone(&wiring.in_use);
+        let publisher = Publisher::new(Arc::clone(&first), publish, in_use, learn, config.multiplexing);
         tasks.spawn(publisher.run(identity.clone(), proposals, ends.clone()));
 
         let (wanted, asked_for) = mpsc::channel(WANTED_MAX);

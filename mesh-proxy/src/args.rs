@@ -1,6 +1,6 @@
 //! What was typed, and what it means. The only reader of arguments and environment; every mistake is said at once.
 
-use crate::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig};
+use crate::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing};
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, Port, ServiceAccount, ServiceRef};
 use mesh_proto::ops::log::{LogConfig, LogFormat};
 use mesh_proto::policy::model::Protocol;
@@ -62,6 +62,9 @@ pub struct Args {
     /// Data threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
+    /// Whether opaque connections to and from another proxy may share TLS sessions: on or off.
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    multiplexing: Multiplexing,
     /// How long requests may take to finish at shutdown, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     drain_seconds: u64,
@@ -127,6 +130,7 @@ impl Args {
                 admin: self.admin.0,
                 access_log: self.access_log,
                 workers: usize::from(self.workers),
+                multiplexing: self.multiplexing,
                 drain: Duration::from_secs(self.drain_seconds),
                 transparent: None,
             }),

@@ -37,10 +37,34 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Data threads; 0 counts as 1.
     pub workers: usize,
+    /// Whether opaque connections between two proxies may share sessions.
+    pub multiplexing: Multiplexing,
     /// How long requests and tunnels may take to finish at shutdown.
     pub drain: Duration,
     /// The workload's own network namespace, from which all its connections are caught; `None`: explicit ports only.
     pub transparent: Option<crate::capture::namespace::Namespace>,
+}
+
+/// Whether opaque connections between two proxies may share mutual TLS sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Multiplexing {
+    /// Where the other proxy can do it too.
+    #[default]
+    On,
+    /// Never: each connection has a TLS session of its own, in both directions.
+    Off,
+}
+
+impl std::str::FromStr for Multiplexing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("{text:?} is neither on nor off")),
+        }
+    }
 }
 
 /// From whom the certificate comes.

@@ -110,6 +110,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
         bodies: setup.bodies,
         dialer: Dialer::Here,
         to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
+        mux_budget: Rc::default(),
         scratch: Scratch::new(),
         tasks: TaskTracker::new(),
         random: Random::new(rand::random()),

@@ -1,6 +1,6 @@
 //! What does not change while the proxy runs.
 
-use crate::{Config, InboundPort};
+use crate::{Config, InboundPort, Multiplexing};
 use mesh_proto::name::{InstanceName, Port, ServiceRef};
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub(crate) struct Facts {
     pub(crate) service_text: Arc<str>,
     /// The ports peers may call.
     pub(crate) ports: Vec<InboundPort>,
+    /// Whether connections between proxies may share sessions.
+    pub(crate) multiplexing: Multiplexing,
 }
 
 impl Facts {
@@ -26,6 +28,7 @@ impl Facts {
             service_text: service.to_string().into(),
             service,
             ports: config.ports.clone(),
+            multiplexing: config.multiplexing,
         })
     }
 

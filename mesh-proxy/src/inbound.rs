@@ -8,6 +8,7 @@ pub(crate) mod handshake;
 pub(crate) mod http;
 pub(crate) mod judge;
 pub(crate) mod local;
+pub(crate) mod mux;
 mod names;
 pub(crate) mod opaque;
 mod pace;
@@ -75,10 +76,10 @@ impl Inbound {
 }
 
 /// Who calls.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Peer {
     /// `None`: unmeshed, in permissive mode.
-    pub(crate) identity: Option<PeerIdentity>,
+    pub(crate) identity: Option<Rc<PeerIdentity>>,
     /// From where.
     pub(crate) ip: IpAddr,
     /// SPIFFE ID, or `unmeshed:<ip>`.
@@ -98,7 +99,7 @@ impl Peer {
         if let Some(peer) = &identity {
             inbound.standing.proven(peer, clock::wall());
         }
-        Self { identity, ip, text, tls, standing: Rc::clone(&inbound.standing) }
+        Self { identity: identity.map(Rc::new), ip, text, tls, standing: Rc::clone(&inbound.standing) }
     }
 
     /// Whose share of the connections it is counted to.
@@ -168,6 +169,10 @@ pub(crate) async fn serve(inbound: Rc<Inbound>, stream: TcpStream, from: SocketA
     tune(&stream);
     // Boxed, here and below: a connection costs what its own stage needs, not what the greediest one does.
     let Some(arrived) = Box::pin(handshake::arrive(&inbound, stream, from, port)).await else { return };
+    // Each of its streams is what a connection is elsewhere.
+    if let Arrived::Mesh { alpn: Alpn::MeshMux, .. } = arrived {
+        return Box::pin(mux::serve(&inbound, arrived, from)).await;
+    }
     let Known { peer, port, transport, early, service, inside } = Known::new(&inbound, arrived, from);
     let Some(_share) = share(&inbound, &peer, from) else { return transport.reset_on_close() };
     let call = begin(&worker, (peer, port), service, inside);
@@ -207,7 +212,7 @@ impl Known {
                 let inside = match alpn {
                     Alpn::MeshH1 => Protocol::Http1,
                     Alpn::MeshH2 => Protocol::Http2,
-                    Alpn::MeshTcp => Protocol::Tcp,
+                    Alpn::MeshTcp | Alpn::MeshMux => Protocol::Tcp,
                 };
                 let peer = Peer::new(inbound, Some(peer), from, transport.tls_facts());
                 let service = inbound.names.of(&service.to_string());

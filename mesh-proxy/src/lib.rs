@@ -28,6 +28,7 @@ mod identity;
 mod inbound;
 mod limit;
 mod listen;
+pub mod mux;
 mod observe;
 mod outbound;
 pub mod refusal;
@@ -35,7 +36,7 @@ mod transport;
 mod tunnel;
 mod worker;
 
-pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig};
+pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing};
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -14,6 +14,7 @@ pub(crate) mod http;
 pub(crate) mod opaque;
 pub(crate) mod pool;
 pub(crate) mod resolve;
+pub(crate) mod sessions;
 pub(crate) mod tell;
 
 use crate::capture::original_dst::original_dst;
@@ -122,6 +123,8 @@ pub(crate) struct Outbound {
     pub(crate) worker: Rc<Worker>,
     /// Endpoints and the connections to them.
     pub(crate) lanes: Rc<Lanes>,
+    /// Sessions that opaque connections share.
+    pub(crate) sessions: sessions::Sessions,
     /// Services by name.
     pub(crate) routes: Routes,
     findings: RefCell<HashMap<(ServiceRef, Port), Seen>>,
@@ -140,7 +143,8 @@ impl Outbound {
     /// For one worker.
     pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
         let lanes = Lanes::new(Rc::clone(&worker));
-        Rc::new(Self { worker, lanes, routes: Routes::default(), findings: RefCell::default() })
+        let sessions = sessions::Sessions::new(&worker);
+        Rc::new(Self { worker, lanes, sessions, routes: Routes::default(), findings: RefCell::default() })
     }
 
     /// Remembers what proved right.

@@ -3,6 +3,7 @@
 //! One type for both, so that the HTTP codec is compiled once. Never chooses a peer and never judges one.
 
 use crate::clock;
+use crate::mux::stream::Stream;
 use mesh_ca::tls::Secured;
 use mesh_ca::verify::PeerError;
 use rustls::pki_types::ServerName;
@@ -40,6 +41,13 @@ pub(crate) enum Transport {
     Plain(TcpStream),
     /// To or from another proxy. Boxed: TLS state is some 1.5 KiB, and plain connections shall not pay for it.
     Mesh(Box<TlsStream<Prefixed>>),
+    /// The same as one of many streams of a session.
+    Shared {
+        /// The bytes.
+        stream: Stream,
+        /// What the session's handshake agreed on.
+        tls: TlsFacts,
+    },
 }
 
 /// What the handshake of a mesh connection agreed on, for edges and logs.
@@ -52,23 +60,22 @@ pub(crate) struct TlsFacts {
 }
 
 impl Transport {
-    /// The socket.
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(stream) => stream,
-            Self::Mesh(stream) => stream.get_ref().0.stream(),
-        }
-    }
-
     /// Makes the close of this connection a reset, so that its peer cannot mistake it for an orderly end.
     pub(crate) fn reset_on_close(&self) {
-        reset_on_close(self.socket());
+        match self {
+            Self::Plain(stream) => reset_on_close(stream),
+            Self::Mesh(stream) => reset_on_close(stream.get_ref().0.stream()),
+            Self::Shared { stream, .. } => stream.reset(),
+        }
     }
 
     /// What the handshake agreed on.
     pub(crate) fn tls_facts(&self) -> TlsFacts {
-        let Self::Mesh(stream) = self else { return TlsFacts::default() };
-        let (_, state) = stream.get_ref();
+        let state = match self {
+            Self::Plain(_) => return TlsFacts::default(),
+            Self::Mesh(stream) => stream.get_ref().1,
+            Self::Shared { tls, .. } => return *tls,
+        };
         let version = match state.protocol_version() {
             Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
             Some(_) => "other",
@@ -256,6 +263,7 @@ impl AsyncRead for Transport {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Mesh(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+            Self::Shared { stream, .. } => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -265,6 +273,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Mesh(stream) => Pin::new(&mut **stream).poll_write(cx, buf),
+            Self::Shared { stream, .. } => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -276,6 +285,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Mesh(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, bufs),
+            Self::Shared { stream, .. } => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -283,6 +293,7 @@ impl AsyncWrite for Transport {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Mesh(stream) => stream.is_write_vectored(),
+            Self::Shared { .. } => false,
         }
     }
 
@@ -290,6 +301,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Mesh(stream) => Pin::new(&mut **stream).poll_flush(cx),
+            Self::Shared { stream, .. } => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -297,6 +309,7 @@ impl AsyncWrite for Transport {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Mesh(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+            Self::Shared { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

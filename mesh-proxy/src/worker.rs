@@ -8,6 +8,7 @@ use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::http::Limits;
 use crate::http::bodies::Bodies;
+use crate::mux::state::Budget;
 use crate::observe::{Recorder, Shard};
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
@@ -42,6 +43,8 @@ pub(crate) struct Worker {
     pub(crate) dialer: Dialer,
     /// Opens sockets towards the workload.
     pub(crate) to_workload: Dialer,
+    /// What all sessions with many streams may hold.
+    pub(crate) mux_budget: Rc<Budget>,
     /// The read buffer of all tunnels.
     pub(crate) scratch: Scratch,
     /// Tasks that belong to no single caller's connection: drivers of shared upstream connections.

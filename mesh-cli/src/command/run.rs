@@ -98,6 +98,9 @@ pub(crate) struct SidecarArgs {
     /// Data threads of the sidecar
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,
+    /// Whether opaque connections to and from another sidecar may share TLS sessions
+    #[arg(long, default_value = "on", value_name = "on|off")]
+    pub(crate) multiplexing: mesh_proxy::Multiplexing,
     /// What the sidecar logs, for instance warn or mesh_proxy=debug
     #[arg(long, default_value = "info", env = "MESHCTL_LOG", value_name = "FILTER")]
     pub(crate) log: String,
@@ -139,6 +142,7 @@ impl SidecarArgs {
             admin: self.admin.0,
             access_log: self.access_log.clone(),
             workers: usize::from(self.workers),
+            multiplexing: self.multiplexing,
             drain: self.drain,
             transparent: None,
         })

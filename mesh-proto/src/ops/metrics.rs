@@ -133,6 +133,8 @@ pub mod proxy {
     pub const REQUEST_SECONDS: &str = "mesh_request_duration_seconds";
     /// Counter: connections, by `direction`, `tls`.
     pub const CONNECTIONS: &str = "mesh_connections";
+    /// Counter: TLS sessions accepted that carry many streams; each stream is a connection by itself.
+    pub const SESSIONS: &str = "mesh_sessions";
     /// Gauge: open connections, by `direction`.
     pub const CONNECTIONS_OPEN: &str = "mesh_connections_open";
     /// Counter: payload bytes, by `direction`; inbound is what the workload received.

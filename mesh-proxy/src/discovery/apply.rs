@@ -3,6 +3,7 @@
 //! The [`Publisher`] is the only one that makes an [`Applied`]. What cannot be used is refused with a reason, and the one
 //! before stays. A snapshot counts as applied when every worker judges by it.
 
+use crate::Multiplexing;
 use crate::clock;
 use crate::http::canonical::judged_fields;
 use crate::limit::Limits;
@@ -67,6 +68,13 @@ impl Trust {
     /// The library refused.
     pub(crate) fn client(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
         self.credentials.client_config(expected, alpn)
+    }
+
+    /// Whether a session that was made with this is as good as one that would be made with `other`: the same certificate
+    /// of ours, the same roots believed. Revocations are asked of each session.
+    pub(crate) fn is_as_good_as(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.credentials, &other.credentials);
+        Arc::ptr_eq(&ours.svid, &theirs.svid) && ours.bundles == theirs.bundles
     }
 
     /// What is no longer accepted.
@@ -140,6 +148,7 @@ pub(crate) struct Publisher {
     publish: watch::Sender<Option<Arc<Applied>>>,
     in_use: Arc<InUse>,
     learn: Learn,
+    multiplexing: Multiplexing,
 }
 
 /// Tells the issuer of newer bundles.
@@ -152,8 +161,9 @@ impl Publisher {
         publish: watch::Sender<Option<Arc<Applied>>>,
         in_use: Arc<InUse>,
         learn: Learn,
+        multiplexing: Multiplexing,
     ) -> Self {
-        Self { identity, snapshot: None, generation: 0, publish, in_use, learn }
+        Self { identity, snapshot: None, generation: 0, publish, in_use, learn, multiplexing }
     }
 
     /// Applies certificates and snapshots as they come, until `shutdown`.
@@ -207,7 +217,7 @@ impl Publisher {
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) -> Result<(), String> {
         let before = self.publish.borrow().clone();
-        let trust = trust(&self.identity, &snapshot)?;
+        let trust = trust(&self.identity, &snapshot, self.multiplexing)?;
         let limits =
             Limits::compile(&snapshot.limits, before.as_deref().map(|applied| &applied.limits), clock::now());
         let applied = Applied {
@@ -227,11 +237,13 @@ impl Publisher {
 }
 
 /// Certificate and snapshot each bring bundles; for each trust domain the newer one counts.
-fn trust(identity: &Identity, snapshot: &Snapshot) -> Result<Trust, String> {
+fn trust(identity: &Identity, snapshot: &Snapshot, multiplexing: Multiplexing) -> Result<Trust, String> {
     let credentials = credentials(identity, Some(snapshot))?;
+    let mut protocols = Alpn::ALL.to_vec();
+    protocols.retain(|alpn| multiplexing == Multiplexing::On || *alpn != Alpn::MeshMux);
     let id = identity.svid.id().clone();
     Ok(Trust {
-        server: credentials.server_config().map_err(|error| error.to_string())?,
+        server: credentials.server_config_for(&protocols).map_err(|error| error.to_string())?,
         domain: id.trust_domain(),
         id_text: id.as_str().into(),
         id,

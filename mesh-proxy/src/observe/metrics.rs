@@ -40,6 +40,8 @@ pub(crate) struct Shard {
     dropped: Mutex<Reasons>,
     /// Connections accepted: inbound mesh, inbound plaintext, outbound.
     pub(crate) connections: [Counter; 3],
+    /// Sessions accepted that carry many streams.
+    pub(crate) sessions: Counter,
     /// Open inbound connections.
     pub(crate) inbound_open: AtomicU64,
     /// Open outbound connections.

@@ -162,6 +162,14 @@ fn connections(out: &mut String, shards: &[Arc<Shard>]) {
         let count = shards.iter().filter_map(|shard| shard.connections.get(at)).map(|c| c.value()).sum();
         sample(out, &name, &[("direction", direction), ("tls", tls)], count);
     }
+    let name = total(proxy::SESSIONS);
+    head(
+        out,
+        &name,
+        "counter",
+        "TLS sessions accepted that carry many streams, each a connection by itself.",
+    );
+    sample(out, &name, &[], shards.iter().map(|shard| shard.sessions.value()).sum());
     head(out, proxy::CONNECTIONS_OPEN, "gauge", "Connections open now.");
     let inbound = shards.iter().map(|shard| shard.inbound_open.load(Ordering::Relaxed)).sum();
     let outbound = shards.iter().map(|shard| shard.outbound_open.load(Ordering::Relaxed)).sum();

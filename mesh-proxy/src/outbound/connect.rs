@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,9 @@ pub(crate) struct Opened {
     /// The bytes.
     pub(crate) transport: Transport,
     /// Who it is; `None` for an unmeshed endpoint or the workload itself.
-    pub(crate) peer: Option<PeerIdentity>,
+    pub(crate) peer: Option<Rc<PeerIdentity>>,
+    /// What is inside, as both ends agreed; `None` without TLS.
+    pub(crate) alpn: Option<Alpn>,
 }
 
 /// Why there is no connection.
@@ -169,7 +172,7 @@ pub(crate) async fn open(
         _ => ConnectError::Refused { endpoint, source },
     })?;
     let Some((config, name)) = tls else {
-        return Ok(Opened { transport: Transport::Plain(stream), peer: None });
+        return Ok(Opened { transport: Transport::Plain(stream), peer: None, alpn: None });
     };
     match transport::connect(config, name, stream).await {
         // A revocation may have come while hands were shaken.
@@ -178,9 +181,11 @@ pub(crate) async fn open(
             worker.shard.handshake_failed(Direction::Outbound, PeerError::Revoked.code());
             Err(ConnectError::Handshake { endpoint, source })
         }
-        Ok(secured) => {
-            Ok(Opened { transport: Transport::Mesh(Box::new(secured.stream)), peer: Some(secured.peer) })
-        }
+        Ok(secured) => Ok(Opened {
+            transport: Transport::Mesh(Box::new(secured.stream)),
+            peer: Some(Rc::new(secured.peer)),
+            alpn: Some(secured.alpn),
+        }),
         Err(source) => Err(failed(worker, &applied, endpoint, source)),
     }
 }

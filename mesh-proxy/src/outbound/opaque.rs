@@ -1,4 +1,4 @@
-//! Opaque connections of the workload: bytes both ways through a mesh connection of their own.
+//! Opaque connections of the workload: bytes both ways through a mesh connection, or a stream of one, of their own.
 
 use super::attempt::{Attempts, InFlight};
 use super::connect::{ConnectError, Opened};
@@ -12,7 +12,6 @@ use crate::refusal::Refusal;
 use crate::transport::{Transport, reset_on_close};
 use crate::tunnel::Tunnel;
 use crate::{accept, clock};
-use mesh_ca::tls::Alpn;
 use mesh_proto::policy::model::Protocol;
 use std::future::poll_fn;
 use std::io;
@@ -131,7 +130,7 @@ async fn open(outbound: &Rc<Outbound>, route: &Rc<Route>) -> Result<(Rc<Lane>, O
     let mut attempts = Attempts::default();
     let mut last = Refusal::NoEndpoints;
     while let Some(lane) = attempts.next(route, &outbound.worker.random, clock::now()) {
-        match outbound.lanes.open(&lane, Alpn::MeshTcp).await {
+        match outbound.sessions.open(&outbound.lanes, &lane).await {
             Ok(opened) => return Ok((lane, opened)),
             Err(error) => {
                 last = error.refusal();
@@ -172,9 +171,9 @@ pub(crate) async fn serve(
     let mut tunnel = Tunnel::with_prefix(early);
     tunnel.push_backward(&words);
     let mut near = Transport::Plain(stream);
-    let Opened { transport: mut far, peer } = opened;
+    let Opened { transport: mut far, peer, .. } = opened;
     let ended = {
-        let believed = || is_believed(peer.as_ref(), &outbound.worker.applied());
+        let believed = || is_believed(peer.as_deref(), &outbound.worker.applied());
         let carry = carry(&outbound.worker.scratch, &mut tunnel, &mut near, &mut far);
         let mut carry = std::pin::pin!(carry);
         loop {
@@ -195,6 +194,7 @@ pub(crate) async fn serve(
         far.reset_on_close();
     }
     drop(in_flight);
+    lane.has_carried(tunnel.carried.total());
     let refusal = match ended {
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Some(Refusal::WrongPeer),
         _ => None,

@@ -34,9 +34,9 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 /// busy; beyond, requests wait.
 pub(crate) const CONNECTIONS_MAX: usize = 1_024;
 /// How long a request waits for a connection to come free.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Idle time of a connection to another proxy; that one's own limit is 5 minutes.
-const MESH_IDLE: Duration = Duration::from_secs(60);
+pub(crate) const MESH_IDLE: Duration = Duration::from_secs(60);
 /// Idle time of a connection to an application until its own is learned: below the 5 s of Node.js and uvicorn, the
 /// shortest in wide use. A new connection on loopback costs 30 µs.
 const PLAIN_IDLE: Duration = Duration::from_secs(4);
@@ -46,6 +46,10 @@ const STREAMS_MAX: u32 = 100;
 const H2_CONNECTIONS_MAX: usize = 16;
 /// How often idle connections are looked through.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// An opaque connection that carried so much has paid for a handshake of its own 20 times over.
+const BULKY_BYTES: u64 = 4 * 1024 * 1024;
+/// How many connections after it get a session of their own on the strength of that.
+const BULKY_NEXT: u8 = 2;
 /// A lane that nobody routes to is forgotten.
 const LANES_MAX: usize = 16_384;
 /// Callers that have a lane of their own to the workload; the others share one. With 16 HTTP/2 connections each they come to
@@ -92,6 +96,8 @@ pub(crate) struct Lane {
     learned: Cell<Option<Duration>>,
     streams: RefCell<Vec<Rc<Shared>>>,
     opening: Semaphore,
+    /// Opaque connections that shall have a session of their own, because the last ones carried much.
+    bulky: Cell<u8>,
     identity_text: Option<Arc<str>>,
 }
 
@@ -193,7 +199,7 @@ impl Lanes {
         let opened = self.open(lane, Alpn::MeshH1).await?;
         Ok(Lease {
             client: Client::new(opened.transport),
-            peer: opened.peer.map(Rc::new),
+            peer: opened.peer,
             lane: Rc::clone(lane),
             _place: place,
         })
@@ -223,6 +229,11 @@ impl Lanes {
             || ConnectError::Refused { endpoint, source: std::io::ErrorKind::ConnectionAborted.into() };
         let shared = told.await.map_err(|_| lost())?;
         shared.map(Share::new).map_err(|source| ConnectError::Refused { endpoint, source })
+    }
+
+    /// What all connections of the worker share.
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 
     /// A new connection, which is never kept.
@@ -291,7 +302,7 @@ async fn drive(
             return;
         }
     };
-    let peer = opened.peer.map(Rc::new);
+    let peer = opened.peer;
     let (in_flight, closed) = (Cell::new(0), Cell::new(false));
     let shared = Rc::new(Shared { upstream, in_flight, closed, peer, tls, finished: Notify::new() });
     lane.streams.borrow_mut().push(Rc::clone(&shared));
@@ -347,6 +358,7 @@ impl Lane {
             learned: Cell::new(None),
             streams: RefCell::default(),
             opening: Semaphore::new(1),
+            bulky: Cell::new(0),
         }
     }
 
@@ -358,6 +370,17 @@ impl Lane {
     /// The instance, as text; empty when unknown.
     pub(crate) fn instance_text(&self) -> String {
         self.key.instance.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// Whether the next opaque connection will probably carry much, and shall not be in the way of others.
+    pub(crate) fn is_bulky(&self) -> bool {
+        self.bulky.get() > 0
+    }
+
+    /// An opaque connection has carried so many bytes.
+    pub(crate) fn has_carried(&self, bytes: u64) {
+        let next = if bytes >= BULKY_BYTES { BULKY_NEXT } else { self.bulky.get().saturating_sub(1) };
+        self.bulky.set(next);
     }
 
     async fn place(&self) -> Result<OwnedSemaphorePermit, ConnectError> {

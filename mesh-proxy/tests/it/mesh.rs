@@ -6,6 +6,7 @@ mod control;
 mod h2;
 mod lifecycle;
 mod limits;
+mod mux;
 mod peers;
 mod requests;
 mod tcp;

@@ -3,6 +3,9 @@
 #[path = "../../../fuzz/src/authority.rs"]
 #[expect(clippy::expect_used, unreachable_pub, reason = "for libFuzzer, where a panic is the finding")]
 mod authority;
+#[path = "../../../fuzz/src/mux.rs"]
+#[expect(clippy::expect_used, unreachable_pub, reason = "for libFuzzer, where a panic is the finding")]
+mod mux;
 #[path = "../../../fuzz/src/traffic.rs"]
 #[expect(clippy::expect_used, unreachable_pub, reason = "for libFuzzer, where a panic is the finding")]
 mod targets;
@@ -92,6 +95,28 @@ fn der() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
+/// Frames of a session: mostly of few streams, some broken.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let head = |kind: u8, flags: u8, length: usize, stream: u32| {
+        let [high, low] = u16::try_from(length).unwrap().to_be_bytes();
+        [&[kind, flags, high, low][..], &stream.to_be_bytes()].concat()
+    };
+    let name = b"80.api.default.mesh.local";
+    let opens = (1..5u32).prop_map(move |streams| {
+        (1..=streams)
+            .flat_map(|id| [head(1, (id % 2) as u8, name.len(), id), name.to_vec()].concat())
+            .collect()
+    });
+    let piece = prop_oneof![
+        6 => (0..6u32, 0..2u8, 0..300usize).prop_map(move |(id, last, n)| [head(2, last, n, id), vec![b'x'; n]].concat()),
+        2 => (0..6u32, 4096..2_000_000u32).prop_map(move |(id, n)| [head(3, 0, 4, id), n.to_be_bytes().to_vec()].concat()),
+        1 => (0..6u32).prop_map(move |id| head(4, 0, 0, id)),
+        1 => (4..8u8, 0..2u8, 0..6u32).prop_map(move |(kind, flags, id)| head(kind, flags, 0, id)),
+        1 => vec(any::<u8>(), 0..9),
+    ];
+    (opens, vec(piece, 0..20)).prop_map(|(opens, pieces): (Vec<u8>, _)| [opens, pieces.concat()].concat())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -112,6 +137,12 @@ proptest! {
         targets::host(&data);
         targets::spiffe_id(&[b"spiffe://a/".as_slice(), &data].concat());
         targets::chunked(&data);
+    }
+
+    #[test]
+    fn sessions_with_many_streams_survive(how in any::<u8>(), data in frames()) {
+        mux::mux_frames(&data);
+        mux::mux_session(&[&[how], data.as_slice()].concat());
     }
 
     #[test]

@@ -5,7 +5,9 @@ use mesh_proto::identity::SpiffeId;
 use mesh_proto::limit::{LimitKey, Rate, RateLimit, Unit};
 use mesh_proto::name::Port;
 use mesh_proto::policy::model::{Action, Mode, Operation, Policy, PolicyName, Protocol, Rule, Scope, Source};
-use mesh_proxy::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, ProxyError, Ready};
+use mesh_proxy::{
+    AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing, ProxyError, Ready,
+};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -74,6 +76,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) calls: Option<&'a str>,
     pub(crate) speaks: Option<Protocol>,
     pub(crate) drain: Duration,
+    pub(crate) multiplexing: Multiplexing,
 }
 
 /// A workload that serves.
@@ -86,6 +89,7 @@ pub(crate) fn serves(name: &str, app: SocketAddr) -> Plan<'_> {
         calls: None,
         speaks: None,
         drain: Duration::from_secs(2),
+        multiplexing: Multiplexing::On,
     }
 }
 
@@ -99,6 +103,7 @@ pub(crate) fn calls<'a>(name: &'a str, service: &'a str) -> Plan<'a> {
         calls: Some(service),
         speaks: None,
         drain: Duration::from_secs(2),
+        multiplexing: Multiplexing::On,
     }
 }
 
@@ -133,6 +138,7 @@ impl Plan<'_> {
             admin: Some(loopback),
             access_log: AccessLogTarget::File(log.clone()),
             workers: 1,
+            multiplexing: self.multiplexing,
             drain: self.drain,
             transparent: None,
         };

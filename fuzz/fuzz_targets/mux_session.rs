@@ -1,0 +1,3 @@
+//! See `mesh_fuzz::mux::mux_session`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| mesh_fuzz::mux::mux_session(data));
