@@ -2,6 +2,17 @@
 //!
 //! `inbound::http` and `outbound::http` bring what differs: who may stay, what is done with a request, how it is told. It
 //! never judges, forwards or records.
+//!
+//! # Why
+//! A stream's future is 3.5 to 4 KB, and tokio copies what is spawned in six places, from spawning to dropping: a tenth of
+//! all samples of both proxies. Boxed, only the box is copied. Tasks that have ended are taken out before the connection is
+//! polled, not one by one with a poll of the connection for each. With a future that is no longer held twice
+//! (`outbound::http::h2`) and no timer for a stream that opens at once, GET with 8 connections of 8 streams costs 0.85 to
+//! 0.87 of what it did (7 and 5 paired runs, 0.76 to 0.96), unary gRPC 0.90.
+//!
+//! What is left is mostly the `h2` crate: half of the samples, a fifth of that copies of its frames and system calls. One
+//! timer for a connection instead of one for each stream could save 1.8 % at most; caches of the allocator that take such
+//! futures in saved nothing.
 
 use crate::connections::{Change, Registration};
 use crate::http::Retry;
@@ -10,6 +21,9 @@ use crate::http::h2pump::{Connection, Stream};
 use crate::refusal::Refusal;
 use crate::transport::Transport;
 use crate::worker::Worker;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -99,10 +113,10 @@ where
                 // Dropping connection and streams resets everything that is open on it.
                 Change::Judge => return Ok(()),
             },
-            accepted = connection.accept() => match accepted {
+            accepted = reaping(&mut open, connection.accept()) => match accepted {
                 Ok(Some(stream)) => {
                     let panic = worker.panic_guard();
-                    let serving = serve(stream);
+                    let serving = Box::pin(serve(stream));
                     open.spawn_local(async move {
                         let _panic = panic;
                         serving.await;
@@ -111,9 +125,18 @@ where
                 Ok(None) | Err(Refusal::CallerGone) => return Ok(()),
                 Err(refusal) => return Err(refusal),
             },
-            Some(_) = open.join_next(), if !open.is_empty() => {}
         }
     }
+}
+
+/// Waits for `next`, and takes tasks that have ended out of `open` meanwhile. Cancel safe if `next` is.
+async fn reaping<T>(open: &mut JoinSet<()>, next: impl Future<Output = T>) -> T {
+    let mut next = pin!(next);
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(_)) = open.poll_join_next(cx) {}
+        next.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Why a stream that was dropped in the middle has ended, whose caller could have stayed.

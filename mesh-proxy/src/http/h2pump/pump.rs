@@ -87,9 +87,7 @@ async fn begin_and_run(
     let bodiless = caller.is_complete();
     let sent = upstream.send_request(request, bodiless);
     let (response, mut up) = sent.map_err(|_| fail(Refusal::UpstreamClosed, Retry::Safe))?;
-    let waiting = open(caller, &mut upstream);
-    let opened = tokio::time::timeout(limits.progress_timeout, waiting).await;
-    if let Err((refusal, retry)) = opened.unwrap_or(Err((Refusal::UpstreamTimeout, Retry::Safe))) {
+    if let Err((refusal, retry)) = open(caller, &mut upstream, limits.progress_timeout).await {
         up.send_reset(h2::Reason::CANCEL);
         return Err(fail(refusal, retry));
     }
@@ -116,20 +114,36 @@ async fn begin_and_run(
 
 /// Waits while the origin's limit of concurrent streams is used up, but no longer than the caller does. Until then nothing
 /// of the stream was sent, so that an end is harmless.
-async fn open(caller: &mut Caller, upstream: &mut Upstream) -> Result<(), (Refusal, Retry)> {
-    poll_fn(|cx| {
-        if caller.respond.poll_reset(cx).is_ready() {
-            return Poll::Ready(Err((Refusal::CallerGone, Retry::Never)));
-        }
-        if let Poll::Ready(ready) = upstream.poll_ready(cx) {
-            return Poll::Ready(ready.map_err(|_| (Refusal::UpstreamClosed, Retry::Safe)));
-        }
-        match caller.take_in(cx).map_err(Stop::from) {
-            Ok(()) => Poll::Pending,
-            Err(stop) => Poll::Ready(Err((stop.refusal, Retry::Never))),
-        }
-    })
-    .await
+async fn open(
+    caller: &mut Caller,
+    upstream: &mut Upstream,
+    within: Duration,
+) -> Result<(), (Refusal, Retry)> {
+    // Mostly it is open at once, and needs no timer.
+    let at_once = poll_fn(|cx| Poll::Ready(poll_open(cx, caller, upstream))).await;
+    if let Poll::Ready(opened) = at_once {
+        return opened;
+    }
+    let waiting = poll_fn(|cx| poll_open(cx, caller, upstream));
+    let opened = tokio::time::timeout(within, waiting).await;
+    opened.unwrap_or(Err((Refusal::UpstreamTimeout, Retry::Safe)))
+}
+
+fn poll_open(
+    cx: &mut Context<'_>,
+    caller: &mut Caller,
+    upstream: &mut Upstream,
+) -> Poll<Result<(), (Refusal, Retry)>> {
+    if caller.respond.poll_reset(cx).is_ready() {
+        return Poll::Ready(Err((Refusal::CallerGone, Retry::Never)));
+    }
+    if let Poll::Ready(ready) = upstream.poll_ready(cx) {
+        return Poll::Ready(ready.map_err(|_| (Refusal::UpstreamClosed, Retry::Safe)));
+    }
+    match caller.take_in(cx).map_err(Stop::from) {
+        Ok(()) => Poll::Pending,
+        Err(stop) => Poll::Ready(Err((stop.refusal, Retry::Never))),
+    }
 }
 
 /// Why a stream stops.

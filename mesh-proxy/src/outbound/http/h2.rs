@@ -16,6 +16,7 @@ use crate::http::{Failure, Meter, Retry};
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
 use mesh_proto::policy::model::Protocol;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
 use tokio::net::TcpStream;
@@ -120,9 +121,13 @@ async fn attempt(
         let what = StreamForward { request, append: &append, origin: origin(&lane) };
         telling.told.tls = share.tls_facts();
         let meter: &mut Meter = &mut telling.told.meter;
-        let forwarding = h2pump::forward(stream, what, share.upstream(), &outbound.worker.limits, meter);
-        let believed = || is_believed(share.peer(), &outbound.worker.applied());
-        let Some(outcome) = unless_cut(forwarding, &registration, believed).await else {
+        let outcome = {
+            let limits = &outbound.worker.limits;
+            let forwarding = pin!(h2pump::forward(stream, what, share.upstream(), limits, meter));
+            let believed = || is_believed(share.peer(), &outbound.worker.applied());
+            unless_cut(forwarding, &registration, believed).await
+        };
+        let Some(outcome) = outcome else {
             let answered = stream.is_answered();
             let failure = Failure { refusal: Refusal::WrongPeer, answered, retry: Retry::Never };
             return Done { failure: Some(failure), after: After::Abort, ..last };
