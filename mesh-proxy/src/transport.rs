@@ -97,6 +97,20 @@ pub(crate) fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// What the system takes of a connection that many streams share before it is sent: a small message of one stream waits
+/// behind no more than this of the others, where the system would take megabytes.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// Sets what a connection wants that many streams share.
+pub(crate) fn tune_shared(stream: &TlsStream<Prefixed>) {
+    // As with the others, a failure changes nothing that matters for correctness.
+    #[cfg(target_os = "linux")]
+    let _ = SockRef::from(stream.get_ref().0.stream()).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
+}
+
 /// Sets what every connection of the mesh wants: no delay, and vanished peers noticed. Failures change nothing that
 /// matters for correctness and are ignored.
 pub(crate) fn tune(stream: &TcpStream) {

@@ -148,7 +148,11 @@ async fn exactly_one_uri_counts_hidden_ones_too() {
             ("two identities", "several_uri_sans", chain(&[web, admin])),
             ("a second one that is not UTF-8", "several_uri_sans", chain(&[web, (URI, b"\xff\xfe")])),
             ("a first one that is not UTF-8", "several_uri_sans", chain(&[(URI, b"\xff\xfe"), web])),
-            ("a second one of another scheme", "several_uri_sans", chain(&[web, (URI, b"https://mesh.local/")])),
+            (
+                "a second one of another scheme",
+                "several_uri_sans",
+                chain(&[web, (URI, b"https://mesh.local/")]),
+            ),
             ("a second empty one", "several_uri_sans", chain(&[web, (URI, b"")])),
             ("a hundred", "several_uri_sans", chain(&many)),
             ("two lists of names", "malformed_certificate", workshop.chain(&twice)),

@@ -12,7 +12,7 @@ use crate::mux::stream::Stream;
 use crate::observe::metrics::{ConnectionKind, OpenGuard};
 use crate::outbound::sessions::ended;
 use crate::refusal::Refusal;
-use crate::transport::Transport;
+use crate::transport::{Transport, tune_shared};
 use mesh_ca::tls::parse_server_name;
 use mesh_proto::policy::model::Protocol;
 use std::cell::RefCell;
@@ -35,6 +35,7 @@ pub(crate) async fn serve(inbound: &Rc<Inbound>, arrived: Arrived, from: SocketA
     let state = State::new(Side::Called, Rc::clone(&worker.mux_budget));
     let session = Rc::new(RefCell::new(state));
     let registration = worker.connections.register_part();
+    tune_shared(&io);
     let mut driving = Drive::new(io, Rc::clone(&session), clock::now());
     let mut streams = JoinSet::new();
     let mut quiet = tokio::time::interval(worker.limits.idle_timeout);

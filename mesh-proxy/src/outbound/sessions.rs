@@ -24,7 +24,7 @@ use crate::mux::drive::{Drive, End};
 use crate::mux::guard::Side;
 use crate::mux::state::{Budget, State};
 use crate::mux::stream::Stream;
-use crate::transport::{Prefixed, TlsFacts, Transport};
+use crate::transport::{Prefixed, TlsFacts, Transport, tune_shared};
 use crate::worker::Worker;
 use mesh_ca::tls::{Alpn, server_name};
 use mesh_ca::verify::PeerIdentity;
@@ -213,6 +213,7 @@ impl Session {
 /// Drives a session until its last stream has ended, it was idle too long, or its peer is no longer believed.
 async fn drive(worker: Rc<Worker>, group: Rc<Group>, session: Rc<Session>, io: Box<TlsStream<Prefixed>>) {
     let _panic = worker.panic_guard();
+    tune_shared(&io);
     let mut driving = Drive::new(io, Rc::clone(&session.state), session.began);
     let registration = worker.connections.register_part();
     let mut quiet = tokio::time::interval(MESH_IDLE);
