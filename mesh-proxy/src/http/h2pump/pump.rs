@@ -382,7 +382,7 @@ impl Pump<'_> {
                 Poll::Ready(Err(Push::Closed | Push::Stalled)) => {
                     return Poll::Ready(Err(Stop::caller_gone()));
                 }
-                Poll::Pending => return take_in(cx, body, waiting, self.meter),
+                Poll::Pending => return take_in(cx, body, waiting, (self.meter, self.limits)),
             }
             if self.falling.complete {
                 break;
@@ -406,8 +406,7 @@ impl Pump<'_> {
             match ready!(body.poll_data(cx)) {
                 Some(Ok(chunk)) => {
                     self.moved = true;
-                    count_response(self.meter, &chunk);
-                    self.limits.tell_passed(chunk.len() as u64);
+                    count_response(self.meter, self.limits, &chunk);
                     self.falling.chunk = chunk;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(cut(&error))),
@@ -461,12 +460,12 @@ fn take_in(
     cx: &mut Context<'_>,
     body: &mut h2::RecvStream,
     waiting: &mut Held,
-    meter: &mut Meter,
+    (meter, limits): (&mut Meter, &Limits),
 ) -> Poll<Result<(), Stop>> {
     loop {
         match body.poll_data(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
-                count_response(meter, &chunk);
+                count_response(meter, limits, &chunk);
                 waiting.push_unpinned(chunk)?;
             }
             Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(cut(&error))),
@@ -475,8 +474,9 @@ fn take_in(
     }
 }
 
-fn count_response(meter: &mut Meter, chunk: &Bytes) {
+fn count_response(meter: &mut Meter, limits: &Limits, chunk: &Bytes) {
     meter.response_bytes = meter.response_bytes.saturating_add(chunk.len() as u64);
+    limits.tell_passed(chunk.len() as u64);
 }
 
 /// What an error means that came in place of a request's body.

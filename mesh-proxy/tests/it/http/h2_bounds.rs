@@ -4,7 +4,7 @@ use super::h2_world::{World, post, read_all, send_all, world};
 use bytes::Bytes;
 use h2::Reason;
 use http::{Request, Response};
-use mesh_proxy::http::Limits;
+use mesh_proxy::http::{Limits, Passed};
 use mesh_proxy::refusal::Refusal;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -137,4 +137,16 @@ async fn a_quiet_grpc_call_lives_longer_and_is_told_its_end() {
     // DEADLINE_EXCEEDED.
     assert_eq!(response.headers()["grpc-status"], "4");
     assert!(began.elapsed() >= Limits::default().grpc_quiet_timeout, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_of_an_answer_that_waits_count_against_limits_of_bytes() {
+    let passed = Passed::default();
+    let limits = Limits { passed: Some(passed.clone()), ..Limits::default() };
+    let mut world = world(limits, 1).await;
+    // The caller's window takes 64 KiB of it; the rest is taken in and waits.
+    let shut = unread(&mut world, 200_000).await;
+    let _ = world.ends.recv().await.unwrap();
+    assert_eq!(passed.bytes(), 200_000);
+    drop(shut);
 }
