@@ -33,6 +33,7 @@ use crate::observe::record::RECORDS_MAX;
 use crate::observe::report::{REPORTS_MAX, Reporter};
 use crate::observe::{Shard, telemetry};
 use crate::outbound::Intent;
+use crate::standing::Standing;
 use crate::{Config, ProxyError, Ready, Stops};
 use mesh_ca::client::{Identity, Issuer};
 use mesh_proto::identity::TrustDomain;
@@ -146,6 +147,8 @@ struct Wiring {
     link: Arc<LinkState>,
     /// What HTTP/2 bodies the process holds.
     bodies: Arc<Bodies>,
+    /// What peers have proven to the process.
+    standing: Arc<Standing>,
 }
 
 impl Wiring {
@@ -155,7 +158,9 @@ impl Wiring {
         shards.push(Arc::clone(&own));
         let facts = Facts::new(config);
         let bodies = Bodies::new(Limits::default().h2_held_bytes_max);
-        Self { facts, shards, own, applied, in_use: InUse::new(workers), link: Arc::default(), bodies }
+        let standing = Standing::new(config.certificate_grace);
+        let (in_use, link) = (InUse::new(workers), Arc::default());
+        Self { facts, shards, own, applied, in_use, link, bodies, standing }
     }
 
     fn admin(&self, asks: Vec<Ask>) -> Admin {
@@ -389,6 +394,7 @@ async fn start_threads(
             facts: Arc::clone(&wiring.facts),
             shard,
             bodies: Arc::clone(&wiring.bodies),
+            standing: Arc::clone(&wiring.standing),
             records: ends.records.clone(),
             wanted: ends.wanted.clone(),
             mesh: opened.mesh,

@@ -123,6 +123,7 @@ impl Args {
                 workload: self.name,
                 issuer,
                 svid_lifetime: self.svid_seconds.map(Duration::from_secs),
+                certificate_grace: crate::CERTIFICATE_GRACE,
                 labels: self.labels.into_iter().collect::<BTreeMap<_, _>>(),
                 ports: self.ports.into_iter().map(|port| port.0).collect(),
                 outbound: self.outbound.into_iter().map(|to| to.0).collect(),

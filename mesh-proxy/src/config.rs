@@ -23,6 +23,8 @@ pub struct Config {
     pub issuer: IssuerConfig,
     /// Asked-for life of the certificate; `None`: the mesh's default.
     pub svid_lifetime: Option<Duration>,
+    /// What open connections have beyond the end of a certificate, the peer's or our own; see [`crate::CERTIFICATE_GRACE`].
+    pub certificate_grace: Duration,
     /// Labels that policies and services select by.
     pub labels: BTreeMap<String, String>,
     /// The ports of the workload that peers may call; empty for a workload that only calls.

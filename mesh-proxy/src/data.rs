@@ -10,10 +10,11 @@ use crate::discovery::apply::InUse;
 use crate::facts::Facts;
 use crate::http::Limits;
 use crate::http::bodies::Bodies;
-use crate::inbound::{self, Inbound, standing};
+use crate::inbound::{self, Inbound};
 use crate::observe::{Recorder, Shard};
 use crate::outbound::pool::SWEEP_EVERY;
-use crate::outbound::{self, Intent, Listener, Outbound};
+use crate::outbound::{self, Intent, Listener, Outbound, renewal};
+use crate::standing::Standing;
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
 use crate::worker::{Random, Worker};
@@ -48,6 +49,8 @@ pub(crate) struct Setup {
     pub(crate) shard: Arc<Shard>,
     /// What HTTP/2 bodies the process holds.
     pub(crate) bodies: Arc<Bodies>,
+    /// What peers have proven to the process.
+    pub(crate) standing: Arc<Standing>,
     /// Lines for the access log.
     pub(crate) records: mpsc::Sender<crate::observe::Record>,
     /// Destinations to subscribe to.
@@ -108,6 +111,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
         connections_max: setup.connections_max,
         limits: Limits::default(),
         bodies: setup.bodies,
+        standing: setup.standing,
         dialer: Dialer::Here,
         to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
         mux_budget: Rc::default(),
@@ -201,10 +205,9 @@ impl Desk {
                     let applied = self.worker.applied();
                     self.sweep(&applied);
                     let now = clock::since_epoch().as_secs();
-                    let own_end = standing::unix_secs(standing::end_of(applied.trust.not_after));
-                    let mut ends = applied.expiries.iter().copied().chain([own_end]);
-                    let has_ended = ends.any(|at| (judged_at + 1..=now).contains(&at));
-                    if self.inbound.standing.is_due(now) || has_ended {
+                    let has_ended = applied.expiries.iter().any(|at| (judged_at + 1..=now).contains(at));
+                    let own_end = applied.trust.not_after;
+                    if has_ended || self.worker.standing.has_ended(own_end, judged_at, now) {
                         self.worker.connections.judge_again();
                     }
                     judged_at = now;
@@ -227,6 +230,7 @@ impl Desk {
         let now = clock::now();
         self.inbound.apps.sweep(applied, now);
         self.outbound.lanes.sweep(applied, now);
+        renewal::renew(&self.outbound.lanes, applied, clock::wall());
     }
 }
 

@@ -13,7 +13,6 @@ mod names;
 pub(crate) mod opaque;
 mod pace;
 pub(crate) mod shares;
-pub(crate) mod standing;
 pub(crate) mod strangers;
 
 use crate::InboundPort;
@@ -24,6 +23,7 @@ use crate::limit::Grant;
 use crate::observe::metrics::{ConnectionKind, OpenGuard};
 use crate::outbound::pool::{Lanes, is_believed};
 use crate::refusal::Refusal;
+use crate::standing::{Ended, Standing as Proofs};
 use crate::transport::{TlsFacts, Transport, tune};
 use crate::worker::Worker;
 use handshake::Arrived;
@@ -60,8 +60,6 @@ pub(crate) struct Inbound {
     pub(crate) callers: Rc<Shares<Party>>,
     /// The names it was called by.
     pub(crate) names: Names,
-    /// How long callers are believed.
-    pub(crate) standing: Rc<standing::Standing>,
 }
 
 impl Inbound {
@@ -71,7 +69,7 @@ impl Inbound {
         let most = worker.connections_max;
         let (strangers, callers) = (Strangers::new(most), Shares::new((most / CALLER_SHARE).max(1)));
         let names = Names::new(Arc::clone(&worker.facts.service_text));
-        Rc::new(Self { worker, apps, strangers, callers, names, standing: Rc::default() })
+        Rc::new(Self { worker, apps, strangers, callers, names })
     }
 }
 
@@ -86,7 +84,7 @@ pub(crate) struct Peer {
     pub(crate) text: Arc<str>,
     /// What the handshake agreed on.
     pub(crate) tls: TlsFacts,
-    standing: Rc<standing::Standing>,
+    proofs: Arc<Proofs>,
 }
 
 impl Peer {
@@ -97,9 +95,10 @@ impl Peer {
             None => format!("unmeshed:{ip}").into(),
         };
         if let Some(peer) = &identity {
-            inbound.standing.proven(peer, clock::wall());
+            inbound.worker.standing.proven(peer, clock::wall());
         }
-        Self { identity: identity.map(Rc::new), ip, text, tls, standing: Rc::clone(&inbound.standing) }
+        let proofs = Arc::clone(&inbound.worker.standing);
+        Self { identity: identity.map(Rc::new), ip, text, tls, proofs }
     }
 
     /// Whose share of the connections it is counted to.
@@ -133,7 +132,12 @@ impl Peer {
     pub(crate) fn may_stay(&self, applied: &Applied) -> Result<(), Refusal> {
         match &self.identity {
             Some(peer) if !is_believed(Some(peer), applied) => Err(Refusal::Quarantined),
-            Some(peer) => self.standing.check(peer, applied.trust.not_after, clock::wall()),
+            Some(peer) => {
+                self.proofs.check(peer, applied.trust.not_after, clock::wall()).map_err(|ended| match ended {
+                    Ended::Peer => Refusal::PeerExpired,
+                    Ended::Own => Refusal::CertificateExpired,
+                })
+            }
             None if applied.accepts_plaintext(clock::since_epoch().as_secs()) => Ok(()),
             None => Err(Refusal::PlaintextRefused),
         }

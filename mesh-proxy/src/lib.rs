@@ -32,11 +32,13 @@ pub mod mux;
 mod observe;
 mod outbound;
 pub mod refusal;
+mod standing;
 mod transport;
 mod tunnel;
 mod worker;
 
 pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing};
+pub use standing::CERTIFICATE_GRACE;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -13,6 +13,7 @@ pub(crate) mod connect;
 pub(crate) mod http;
 pub(crate) mod opaque;
 pub(crate) mod pool;
+pub(crate) mod renewal;
 pub(crate) mod resolve;
 pub(crate) mod sessions;
 pub(crate) mod tell;

@@ -130,7 +130,7 @@ pub enum Refusal {
     UnreadableHello,
     /// A deny rule asks for the server name, and the caller's TLS shows none.
     NameUnreadable,
-    /// The caller's certificate has expired since it connected.
+    /// The caller's certificate has expired since it connected, and it has shown no newer one.
     PeerExpired,
     /// The body is larger than a limit allows.
     BodyTooLarge,
@@ -152,6 +152,8 @@ pub enum Refusal {
     ConnectTimeout,
     /// The endpoint proved another identity than the one that discovery promised.
     WrongPeer,
+    /// The endpoint's certificate has expired since it was connected to, and it has shown no newer one.
+    EndpointExpired,
     /// The TLS handshake with the endpoint failed.
     UpstreamTls,
     /// The proxy's own certificate has expired.
@@ -209,6 +211,7 @@ impl Refusal {
             | Self::UpstreamClosed
             | Self::UpstreamReset
             | Self::WrongPeer
+            | Self::EndpointExpired
             | Self::UpstreamTls
             | Self::WrongProtocol => 502,
             Self::UnknownDestination
@@ -269,6 +272,7 @@ impl Refusal {
             Self::ConnectFailed => "connect_failed",
             Self::ConnectTimeout => "connect_timeout",
             Self::WrongPeer => "wrong_peer",
+            Self::EndpointExpired => "endpoint_expired",
             Self::UpstreamTls => "upstream_tls",
             Self::CertificateExpired => "certificate_expired",
             Self::BadResponse(_) => "bad_response",
@@ -338,7 +342,9 @@ impl Refusal {
             Self::NameUnreadable => {
                 "a deny rule asks for the server name and the TLS shows none; send it (SNI), without ECH"
             }
-            Self::PeerExpired => "the caller's certificate has expired; see `meshctl identity` at the caller",
+            Self::PeerExpired => {
+                "the caller's certificate has expired, and no newer one was shown; see `meshctl identity` at the caller"
+            }
             Self::BodyTooLarge => "the body is larger than a limit of this service allows",
             Self::PlaintextRefused => "this port takes mesh TLS only; run the caller with `meshctl run`",
             Self::HandshakeFailed => "the TLS handshake failed; see the log of the called proxy",
@@ -351,6 +357,9 @@ impl Refusal {
             Self::ConnectFailed => "no endpoint of the service accepts a connection; see `meshctl status`",
             Self::ConnectTimeout => "no endpoint of the service answered in time; see `meshctl status`",
             Self::WrongPeer => "the endpoint is not the service it stands for; see `meshctl identity`",
+            Self::EndpointExpired => {
+                "the endpoint's certificate has expired, and no newer one was shown; see `meshctl identity` there"
+            }
             Self::UpstreamTls => {
                 "the TLS handshake with the endpoint failed; see the log of the calling proxy"
             }

@@ -10,6 +10,7 @@ use crate::http::Limits;
 use crate::http::bodies::Bodies;
 use crate::mux::state::Budget;
 use crate::observe::{Recorder, Shard};
+use crate::standing::Standing;
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
 use mesh_proto::name::ServiceRef;
@@ -39,6 +40,8 @@ pub(crate) struct Worker {
     pub(crate) limits: Limits,
     /// What HTTP/2 bodies the process holds.
     pub(crate) bodies: Arc<Bodies>,
+    /// What peers have proven to the process.
+    pub(crate) standing: Arc<Standing>,
     /// Opens sockets towards peers.
     pub(crate) dialer: Dialer,
     /// Opens sockets towards the workload.

@@ -135,6 +135,7 @@ impl SidecarArgs {
             workload: self.name.clone(),
             issuer,
             svid_lifetime: self.svid_lifetime,
+            certificate_grace: mesh_proxy::CERTIFICATE_GRACE,
             labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
             ports: self.ports.clone(),
             outbound: self.to.iter().map(|to| to.listener_in(&self.namespace)).collect(),

@@ -6,7 +6,8 @@ pub(crate) use h2::serve_h2;
 
 use super::attempt::{Attempts, InFlight};
 use super::opaque::log;
-use super::pool::{Freshness, Lane, is_believed};
+use super::pool::{Freshness, Lane};
+use super::renewal::may_stay;
 use super::resolve;
 use super::tell::Told;
 use super::{Call, Outbound, Seen};
@@ -147,10 +148,12 @@ async fn attempt_h1(
         let what = Forward { request, append: &[], origin: origin(&lane) };
         let tls = lease.tls_facts();
         let forwarding = exchange::forward(server, what, &mut lease.client, &outbound.worker.limits, meter);
-        let believed = || is_believed(lease.peer.as_deref(), &outbound.worker.applied());
+        let mut because = Refusal::WrongPeer;
+        let believed =
+            || may_stay(&outbound.worker, lease.peer.as_deref()).map_err(|refusal| because = refusal).is_ok();
         let Some(outcome) = unless_cut(forwarding, &call.registration, believed).await else {
             lease.client.io().reset_on_close();
-            let cut = Failure { refusal: Refusal::WrongPeer, answered: true, retry: Retry::Never };
+            let cut = Failure { refusal: because, answered: true, retry: Retry::Never };
             return Done { failure: Some(cut), after: After::Abort, lane: Some(lane), tls };
         };
         match outcome.failure {

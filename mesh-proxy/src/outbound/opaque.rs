@@ -2,7 +2,8 @@
 
 use super::attempt::{Attempts, InFlight};
 use super::connect::{ConnectError, Opened};
-use super::pool::{Lane, is_believed};
+use super::pool::Lane;
+use super::renewal::may_stay;
 use super::resolve::Route;
 use super::tell::Told;
 use super::{Call, Next, Outbound, Seen};
@@ -172,13 +173,14 @@ pub(crate) async fn serve(
     tunnel.push_backward(&words);
     let mut near = Transport::Plain(stream);
     let Opened { transport: mut far, peer, .. } = opened;
-    let ended = {
-        let believed = || is_believed(peer.as_deref(), &outbound.worker.applied());
+    let mut cut = None;
+    let ended: io::Result<()> = {
         let carry = carry(&outbound.worker.scratch, &mut tunnel, &mut near, &mut far);
         let mut carry = std::pin::pin!(carry);
         loop {
             // First, too: whoever waited for the first byte may have missed a change.
-            if !believed() {
+            if let Err(refusal) = may_stay(&outbound.worker, peer.as_deref()) {
+                cut = Some(refusal);
                 break Err(io::ErrorKind::ConnectionAborted.into());
             }
             // Cancel safe: the tunnel's state is outside of its future.
@@ -195,12 +197,8 @@ pub(crate) async fn serve(
     }
     drop(in_flight);
     lane.has_carried(tunnel.carried.total());
-    let refusal = match ended {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Some(Refusal::WrongPeer),
-        _ => None,
-    };
     let told = Told {
-        refusal,
+        refusal: cut,
         meter: Meter {
             request_bytes: tunnel.carried.forward,
             response_bytes: tunnel.carried.backward,

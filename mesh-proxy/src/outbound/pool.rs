@@ -10,6 +10,7 @@
 //! for each endpoint with a bounded wait: without a cap, Linkerd measured 24,631 descriptors and 794 MB.
 
 use super::connect::{self, Configurations, ConnectError};
+use super::renewal::{self, Renewals, may_stay};
 use crate::balance::ewma::PeakEwma;
 use crate::clock;
 use crate::connections::Change;
@@ -137,6 +138,8 @@ pub(crate) struct Lanes {
     worker: Rc<Worker>,
     by_key: RefCell<HashMap<LaneKey, Rc<Lane>>>,
     configurations: Configurations,
+    /// The peers to which they are open.
+    pub(crate) renewals: Renewals,
 }
 
 /// An HTTP/1 connection, borrowed for one request.
@@ -156,7 +159,8 @@ pub(crate) struct Share(Rc<Shared>);
 impl Lanes {
     /// Empty.
     pub(crate) fn new(worker: Rc<Worker>) -> Rc<Self> {
-        Rc::new(Self { worker, by_key: RefCell::default(), configurations: Configurations::default() })
+        let (by_key, configurations) = (RefCell::default(), Configurations::default());
+        Rc::new(Self { worker, by_key, configurations, renewals: Renewals::default() })
     }
 
     /// The lane of an endpoint; the same one for the same key.
@@ -231,11 +235,6 @@ impl Lanes {
         shared.map(Share::new).map_err(|source| ConnectError::Refused { endpoint, source })
     }
 
-    /// What all connections of the worker share.
-    pub(crate) fn worker(&self) -> &Rc<Worker> {
-        &self.worker
-    }
-
     /// A new connection, which is never kept.
     ///
     /// Boxed: a handshake's state is 1.6 KiB, and whoever waits for one would carry its room for life.
@@ -243,7 +242,28 @@ impl Lanes {
     /// # Errors
     /// See [`ConnectError`].
     pub(crate) async fn open(&self, lane: &Lane, alpn: Alpn) -> Result<connect::Opened, ConnectError> {
-        Box::pin(connect::open(&self.worker, &self.configurations, &lane.key, alpn)).await
+        Box::pin(self.connect(&lane.key, alpn)).await
+    }
+
+    /// A new connection; what the peer has shown counts for others of its connections, and this one is proven anew when its
+    /// certificates have ended.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub(super) async fn connect(&self, key: &LaneKey, alpn: Alpn) -> Result<connect::Opened, ConnectError> {
+        // What the handshake is made with: nothing is awaited in between.
+        let own_end = self.worker.applied().trust.not_after;
+        let opened = connect::open(&self.worker, &self.configurations, key, alpn).await?;
+        if let Some(peer) = &opened.peer {
+            self.worker.standing.proven(peer, clock::wall());
+            self.renewals.opened(key, peer, own_end, renewal::wait(&self.worker));
+        }
+        Ok(opened)
+    }
+
+    /// What all connections of the worker share.
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 
     /// Closes what has been idle too long, and what goes to a peer that is no longer believed.
@@ -329,7 +349,7 @@ async fn drive_connected(
             () = shared.finished.notified() => {}
             change = registration.changed() => {
                 let drained = change == Change::Drain && shared.in_flight.get() == 0;
-                if drained || !is_believed(shared.peer.as_deref(), &worker.applied()) {
+                if drained || may_stay(worker, shared.peer.as_deref()).is_err() {
                     return;
                 }
             }

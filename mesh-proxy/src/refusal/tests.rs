@@ -36,6 +36,7 @@ fn all() -> Vec<Refusal> {
         R::ConnectFailed,
         R::ConnectTimeout,
         R::WrongPeer,
+        R::EndpointExpired,
         R::UpstreamTls,
         R::CertificateExpired,
         R::ResponseTooLarge,

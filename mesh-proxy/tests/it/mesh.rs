@@ -9,5 +9,6 @@ mod limits;
 mod mux;
 mod peers;
 mod requests;
+mod standing;
 mod tcp;
 mod world;

@@ -77,10 +77,8 @@ impl Drop for Telling<'_> {
         let Shared { inbound, call, edges, .. } = self.shared;
         let mut told = std::mem::replace(&mut self.told, Told::new(Protocol::Http2));
         if !self.is_over {
-            let refusal = match call.peer.is_believed(&inbound.worker.applied()) {
-                true => why_dropped(&inbound.worker),
-                false => Refusal::Quarantined,
-            };
+            let ended = call.peer.may_stay(&inbound.worker.applied()).err();
+            let refusal = ended.unwrap_or_else(|| why_dropped(&inbound.worker));
             told.refuse = Some(refusal.into());
             if told.meter.status == 0 {
                 told.meter.status = Refusal::CallerGone.status();

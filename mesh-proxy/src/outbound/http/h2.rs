@@ -2,7 +2,8 @@
 
 use super::super::attempt::{Attempts, InFlight};
 use super::super::opaque::log;
-use super::super::pool::{Lane, is_believed};
+use super::super::pool::Lane;
+use super::super::renewal::may_stay;
 use super::super::resolve;
 use super::super::tell::Told;
 use super::super::{Call, Client, Outbound, Seen};
@@ -121,15 +122,17 @@ async fn attempt(
         let what = StreamForward { request, append: &append, origin: origin(&lane) };
         telling.told.tls = share.tls_facts();
         let meter: &mut Meter = &mut telling.told.meter;
+        let mut because = Refusal::WrongPeer;
         let outcome = {
             let limits = &outbound.worker.limits;
             let forwarding = pin!(h2pump::forward(stream, what, share.upstream(), limits, meter));
-            let believed = || is_believed(share.peer(), &outbound.worker.applied());
+            let believed =
+                || may_stay(&outbound.worker, share.peer()).map_err(|refusal| because = refusal).is_ok();
             unless_cut(forwarding, &registration, believed).await
         };
         let Some(outcome) = outcome else {
             let answered = stream.is_answered();
-            let failure = Failure { refusal: Refusal::WrongPeer, answered, retry: Retry::Never };
+            let failure = Failure { refusal: because, answered, retry: Retry::Never };
             return Done { failure: Some(failure), after: After::Abort, ..last };
         };
         let Some(failure) = outcome.failure else {

@@ -14,7 +14,7 @@ use mesh_proto::limit::RateLimit;
 use mesh_proto::name::{InstanceName, Port, ServiceRef};
 use mesh_proto::policy::model::Policy;
 use mesh_proto::wire::{Item, Items, Part, v1};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -44,6 +44,8 @@ pub(crate) struct State {
     pub(crate) permissive_until: Option<u64>,
     /// Send an update that cannot be used.
     pub(crate) corrupt: bool,
+    /// Workloads that get no certificate any more.
+    pub(crate) uncertified: BTreeSet<String>,
     registered: BTreeMap<u64, (v1::Hello, bool)>,
     pub(crate) acked: BTreeMap<String, u64>,
     pub(crate) refusals: Vec<String>,
@@ -355,6 +357,9 @@ impl v1::identity_server::Identity for Service {
         let Some(v1::issue_request::Evidence::UnixPeer(peer)) = evidence else {
             return Err(Status::permission_denied("no evidence"));
         };
+        if self.0.state.lock().unwrap().uncertified.contains(&peer.service_account) {
+            return Err(Status::permission_denied("no longer"));
+        }
         let id = self.0.id_of(&peer.service_account);
         let instance: InstanceName = instance.parse().unwrap();
         let lifetime = *self.0.lifetime.lock().unwrap();

@@ -77,6 +77,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) speaks: Option<Protocol>,
     pub(crate) drain: Duration,
     pub(crate) multiplexing: Multiplexing,
+    pub(crate) workers: usize,
+    /// What connections have beyond the end of a certificate.
+    pub(crate) grace: Duration,
 }
 
 /// A workload that serves.
@@ -90,6 +93,8 @@ pub(crate) fn serves(name: &str, app: SocketAddr) -> Plan<'_> {
         speaks: None,
         drain: Duration::from_secs(2),
         multiplexing: Multiplexing::On,
+        workers: 1,
+        grace: mesh_proxy::CERTIFICATE_GRACE,
     }
 }
 
@@ -104,6 +109,8 @@ pub(crate) fn calls<'a>(name: &'a str, service: &'a str) -> Plan<'a> {
         speaks: None,
         drain: Duration::from_secs(2),
         multiplexing: Multiplexing::On,
+        workers: 1,
+        grace: mesh_proxy::CERTIFICATE_GRACE,
     }
 }
 
@@ -131,13 +138,14 @@ impl Plan<'_> {
             workload: self.name.parse().unwrap(),
             issuer: IssuerConfig::Unix { socket: control.socket.clone() },
             svid_lifetime: None,
+            certificate_grace: self.grace,
             labels: BTreeMap::new(),
             ports: port.into_iter().collect(),
             outbound: outbound.into_iter().collect(),
             listen: loopback,
             admin: Some(loopback),
             access_log: AccessLogTarget::File(log.clone()),
-            workers: 1,
+            workers: self.workers,
             multiplexing: self.multiplexing,
             drain: self.drain,
             transparent: None,
