@@ -4,8 +4,9 @@
 
 use crate::index::{Member, World};
 use crate::local::registry::WorkloadKey;
+use mesh_proto::config::OwnWorkload;
 use mesh_proto::name::ServiceRef;
-use mesh_proto::wire::item::{Item, Items};
+use mesh_proto::wire::item::{Item, Items, Part};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -28,9 +29,22 @@ pub(crate) struct Wanted {
 pub(crate) struct Inbound {
     made_of: Option<(Arc<mesh_proto::resource::Catalog>, Arc<Member>)>,
     items: Vec<Item>,
+    understood: Understood,
+}
+
+/// Which items beyond those of the first release the proxy can read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Understood {
+    /// What is known of the workload itself.
+    pub(crate) workload: bool,
 }
 
 impl Inbound {
+    /// For a proxy that can read so much.
+    pub(crate) fn new(understood: Understood) -> Self {
+        Self { understood, ..Self::default() }
+    }
+
     fn update(&mut self, world: &World, member: &Arc<Member>) {
         if let Some((catalog, known)) = &self.made_of
             && Arc::ptr_eq(catalog, &world.catalog)
@@ -39,6 +53,10 @@ impl Inbound {
             return;
         }
         self.items = inbound_items(world, member);
+        if self.understood.workload {
+            let services = member.services.clone();
+            self.items.push(Item::new(Part::Workload(Arc::new(OwnWorkload { services }))));
+        }
         self.made_of = Some((world.catalog.clone(), member.clone()));
     }
 }

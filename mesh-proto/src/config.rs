@@ -34,6 +34,15 @@ pub struct Snapshot {
     pub limits: Vec<Arc<RateLimit>>,
     /// Services this workload calls, for which it subscribed.
     pub destinations: BTreeMap<ServiceRef, Arc<Destination>>,
+    /// The workload itself; `None` from a control plane that does not tell.
+    pub workload: Option<Arc<OwnWorkload>>,
+}
+
+/// What the control plane knows of the workload itself.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OwnWorkload {
+    /// The services it answers for, in order; empty for one that answers for none.
+    pub services: Vec<ServiceRef>,
 }
 
 /// Mesh-wide settings that a proxy needs.

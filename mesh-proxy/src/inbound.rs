@@ -30,7 +30,7 @@ use handshake::Arrived;
 use judge::Refuse;
 use mesh_ca::tls::Alpn;
 use mesh_ca::verify::PeerIdentity;
-use mesh_proto::name::Port;
+use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::evaluate::SourceFacts;
 use mesh_proto::policy::model::Protocol;
 use mesh_proto::policy::standing::Standing;
@@ -70,6 +70,11 @@ impl Inbound {
         let (strangers, callers) = (Strangers::new(most), Shares::new((most / CALLER_SHARE).max(1)));
         let names = Names::new(Arc::clone(&worker.facts.service_text));
         Rc::new(Self { worker, apps, strangers, callers, names })
+    }
+
+    /// The name to record for the service that a caller asked for.
+    fn called_as(&self, service: &ServiceRef) -> Arc<str> {
+        self.names.of(service, self.worker.applied().snapshot.workload.as_deref())
     }
 }
 
@@ -219,7 +224,7 @@ impl Known {
                     Alpn::MeshTcp | Alpn::MeshMux => Protocol::Tcp,
                 };
                 let peer = Peer::new(inbound, Some(peer), from, transport.tls_facts());
-                let service = inbound.names.of(&service.to_string());
+                let service = inbound.called_as(&service);
                 Self { peer, port, transport, early: Vec::new(), service, inside }
             }
             Arrived::Plain { stream, early, protocol: inside, port } => {

@@ -1,9 +1,10 @@
 //! A proxy's first message, read once: what it claims, checked against what its certificate proves.
 
 use crate::local::registry::{Claims, InboundPort, Registered, WorkloadKey};
+use crate::snapshot::Understood;
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::ServiceRef;
-use mesh_proto::wire::discovery::{optional_protocol, port};
+use mesh_proto::wire::discovery::{UNDERSTANDS_WORKLOAD, optional_protocol, port};
 use mesh_proto::wire::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,8 @@ pub(crate) struct Greeting {
     pub(crate) subscriptions: BTreeSet<ServiceRef>,
     /// What it holds from before a reconnect; empty: nothing.
     pub(crate) digest: Vec<u8>,
+    /// Which newer items it can read.
+    pub(crate) understood: Understood,
 }
 
 /// Reads a `Hello` of a peer whose certificate has been verified.
@@ -41,8 +44,18 @@ pub(crate) fn read(
     from: IpAddr,
     claims: Claims,
 ) -> Result<Greeting, Status> {
-    let v1::Hello { instance, workload, version, address, ports, labels, subscriptions, revision: _, digest } =
-        hello;
+    let v1::Hello {
+        instance,
+        workload,
+        version,
+        address,
+        ports,
+        labels,
+        subscriptions,
+        revision: _,
+        digest,
+        understands,
+    } = hello;
     let proven = peer.instance.as_ref().ok_or_else(|| {
         Status::permission_denied(format!(
             "the certificate of {} names no instance; ask for a new one",
@@ -83,7 +96,8 @@ pub(crate) fn read(
         claims,
         draining: false,
     };
-    Ok(Greeting { workload, subscriptions: read_subscriptions(subscriptions)?, digest })
+    let understood = Understood { workload: understands.iter().any(|kind| kind == UNDERSTANDS_WORKLOAD) };
+    Ok(Greeting { workload, subscriptions: read_subscriptions(subscriptions)?, digest, understood })
 }
 
 /// Reads a set of services.

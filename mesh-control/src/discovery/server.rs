@@ -277,7 +277,7 @@ impl Session {
     fn register(&mut self, hello: v1::Hello, now: Instant) -> Result<Option<v1::Update>, End> {
         self.check_trust()?;
         let claims = self.vouching.claims_of(&self.peer);
-        let Greeting { workload, subscriptions, digest } =
+        let Greeting { workload, subscriptions, digest, understood } =
             hello::read(hello, &self.peer, self.from, claims).map_err(End::refused)?;
         let key = workload.key.clone();
         tracing::info!(
@@ -290,7 +290,7 @@ impl Session {
             key,
             generation,
             subscriptions: Arc::new(subscriptions),
-            inbound: Inbound::default(),
+            inbound: Inbound::new(understood),
             subscriber: None,
             greeting_digest: digest,
             serial: None,

@@ -23,13 +23,18 @@ fn registered(name: &str) -> Registered {
 }
 
 fn world(callers: &[(&str, &str)], previous: Option<&World>) -> World {
+    world_with(callers, &[], previous)
+}
+
+fn world_with(callers: &[(&str, &str)], others: &[&str], previous: Option<&World>) -> World {
     let policy = |(to, from): &(&str, &str)| {
         let yaml = format!(
             "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: {to}}}\nspec:\n  target: {{service: {to}}}\n  \
              rules: [{{from: [{{serviceAccount: {from}}}]}}]\n"
         );
-        parse(&SourceDocument { file: "t".into(), line: 1, yaml }).unwrap()
+        resource(yaml)
     };
+    let others = others.iter().map(|yaml| resource((*yaml).to_owned()));
     let trust_domain: mesh_proto::identity::TrustDomain = "mesh.local".parse().unwrap();
     let bundle = Bundle { trust_domain: trust_domain.clone(), roots: vec![vec![1]], sequence: 4 };
     let workloads = ["web", "payments", "store"].map(registered);
@@ -37,13 +42,17 @@ fn world(callers: &[(&str, &str)], previous: Option<&World>) -> World {
         Parts {
             trust_domain,
             revision: 1,
-            catalog: Arc::new(Catalog::from_resources(callers.iter().map(policy))),
+            catalog: Arc::new(Catalog::from_resources(callers.iter().map(policy).chain(others))),
             workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
             trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
             trust_generation: 0,
         },
         previous,
     )
+}
+
+fn resource(yaml: String) -> mesh_proto::resource::Resource {
+    parse(&SourceDocument { file: "t".into(), line: 1, yaml }).unwrap()
 }
 
 fn keys(wanted: &Wanted) -> Vec<&str> {
@@ -80,4 +89,19 @@ fn the_kept_part_follows_the_resources() {
     let fresh = wanted(&new, &key, &BTreeSet::new(), &mut Inbound::default()).unwrap();
     assert!(!before.items.same_as(&after.items));
     assert!(after.items.same_as(&fresh.items));
+}
+
+#[test]
+fn a_proxy_that_can_read_it_is_told_which_services_its_workload_answers_for() {
+    let service = "apiVersion: meshctl.io/v1alpha1\nkind: Service\nmetadata: {name: shop}\nspec: {ports: [{port: 80, \
+                   targetPort: 8080}], selector: {workload: store}}\n";
+    let world = world_with(&[], &[service], None);
+    let key = registered("store").key;
+    let told = |understood| {
+        let wanted = wanted(&world, &key, &BTreeSet::new(), &mut Inbound::new(understood)).unwrap();
+        wanted.items.to_snapshot(Revision(1)).unwrap().workload
+    };
+    let services = told(Understood { workload: true }).unwrap().services.clone();
+    assert_eq!(services, ["default/shop".parse().unwrap()]);
+    assert!(told(Understood::default()).is_none(), "one of the release before would refuse it all");
 }

@@ -120,6 +120,7 @@ impl Script {
             subscriptions: self.subscriptions.iter().map(service).collect(),
             revision: 0,
             digest: if self.held.is_empty() { Vec::new() } else { self.held.digest().to_vec() },
+            understands: Vec::new(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::{WireError, each, optional_text, required, text, v1};
 use crate::config::{
-    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, Revocations,
+    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload,
+    Revocations,
 };
 use crate::name::{Port, ServiceRef};
 use crate::policy::model::Protocol;
@@ -119,6 +120,28 @@ impl TryFrom<v1::ServiceName> for ServiceRef {
     fn try_from(message: v1::ServiceName) -> Result<Self, WireError> {
         let v1::ServiceName { namespace, name } = message;
         Ok(Self { namespace: text("namespace", &namespace)?, name: text("name", &name)? })
+    }
+}
+
+/// What a proxy says in `Hello.understands` to be told of the workload itself.
+pub const UNDERSTANDS_WORKLOAD: &str = "workload";
+
+impl From<&OwnWorkload> for v1::OwnWorkload {
+    fn from(workload: &OwnWorkload) -> Self {
+        let OwnWorkload { services } = workload;
+        Self { services: services.iter().map(Into::into).collect() }
+    }
+}
+
+impl TryFrom<v1::OwnWorkload> for OwnWorkload {
+    type Error = WireError;
+
+    fn try_from(message: v1::OwnWorkload) -> Result<Self, WireError> {
+        let v1::OwnWorkload { services } = message;
+        let mut services: Vec<ServiceRef> = each("services", services, TryInto::try_into)?;
+        services.sort();
+        services.dedup();
+        Ok(Self { services })
     }
 }
 

@@ -9,7 +9,7 @@
 //! snapshots are the same memory.
 
 use super::{WireError, required, text, v1};
-use crate::config::{Bundle, Destination, MeshSettings, Revision, Revocations, Snapshot};
+use crate::config::{Bundle, Destination, MeshSettings, OwnWorkload, Revision, Revocations, Snapshot};
 use crate::identity::TrustDomain;
 use crate::limit::RateLimit;
 use crate::name::ServiceRef;
@@ -45,6 +45,8 @@ pub enum Part {
     Limit(Arc<RateLimit>),
     /// A service that the workload calls.
     Destination(Arc<Destination>),
+    /// The workload itself.
+    Workload(Arc<OwnWorkload>),
 }
 
 impl Part {
@@ -58,6 +60,7 @@ impl Part {
             Self::Policy(policy) => ItemKey::Policy(policy.name.clone()),
             Self::Limit(limit) => ItemKey::Limit(limit.name.clone()),
             Self::Destination(destination) => ItemKey::Destination(destination.service.clone()),
+            Self::Workload(_) => ItemKey::Workload,
         }
     }
 
@@ -71,6 +74,7 @@ impl Part {
             Self::Policy(policy) => Kind::Policy((&**policy).into()),
             Self::Limit(limit) => Kind::Limit((&**limit).into()),
             Self::Destination(destination) => Kind::Destination((&**destination).into()),
+            Self::Workload(workload) => Kind::Workload((&**workload).into()),
         };
         v1::ItemBody { kind: Some(kind) }
     }
@@ -86,6 +90,7 @@ impl Part {
             Kind::Policy(policy) => Self::Policy(Arc::new(policy.try_into()?)),
             Kind::Limit(limit) => Self::Limit(Arc::new(limit.try_into()?)),
             Kind::Destination(destination) => Self::Destination(Arc::new(destination.try_into()?)),
+            Kind::Workload(workload) => Self::Workload(Arc::new(workload.try_into()?)),
         })
     }
 }
@@ -107,6 +112,8 @@ pub enum ItemKey {
     Limit(PolicyName),
     /// `destination/<namespace>/<name>`
     Destination(ServiceRef),
+    /// `workload`
+    Workload,
 }
 
 impl fmt::Display for ItemKey {
@@ -123,6 +130,7 @@ impl fmt::Display for ItemKey {
             Self::Policy(name) => named(f, "policy", name),
             Self::Limit(name) => named(f, "limit", name),
             Self::Destination(service) => write!(f, "destination/{service}"),
+            Self::Workload => f.write_str("workload"),
         }
     }
 }
@@ -144,6 +152,7 @@ impl FromStr for ItemKey {
                 "mesh" => Ok(Self::Mesh),
                 "revocations" => Ok(Self::Revocations),
                 "isolation" => Ok(Self::Isolation),
+                "workload" => Ok(Self::Workload),
                 _ => Err(error(&"is not known")),
             },
             Some(("bundle", domain)) => Ok(Self::Bundle(text("key", domain)?)),
@@ -333,6 +342,7 @@ impl Items {
         let mut policy = PolicyInputs::default();
         let mut limits = Vec::new();
         let mut destinations = BTreeMap::new();
+        let mut workload = None;
         for item in self.0.values() {
             match &item.part {
                 Part::Mesh(part) => mesh = Some(MeshSettings::clone(part)),
@@ -346,6 +356,7 @@ impl Items {
                 Part::Destination(part) => {
                     destinations.insert(part.service.clone(), Arc::clone(part));
                 }
+                Part::Workload(part) => workload = Some(Arc::clone(part)),
             }
         }
         let mesh = required("mesh", mesh)?;
@@ -357,6 +368,6 @@ impl Items {
         policy.quarantined.clone_from(&revocations.identities);
         policy.default_allow = mesh.default_allow;
         let digest = self.digest();
-        Ok(Snapshot { revision, digest, mesh, bundles, revocations, policy, limits, destinations })
+        Ok(Snapshot { revision, digest, mesh, bundles, revocations, policy, limits, destinations, workload })
     }
 }

@@ -6,9 +6,10 @@ use crate::arbitrary::{
     trust_domain,
 };
 use mesh_proto::config::{
-    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, Revision,
-    Revocations,
+    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload,
+    Revision, Revocations,
 };
+use mesh_proto::name::ServiceRef;
 use mesh_proto::policy::model::{Action, GroupKind, Isolation, Policy, Protocol, Rule, Scope, Source};
 use mesh_proto::wire::item::{Item, ItemKey, Items, Part};
 use mesh_proto::wire::v1;
@@ -103,6 +104,12 @@ fn bundle() -> impl Strategy<Value = Bundle> {
         .prop_map(|(trust_domain, roots, sequence)| Bundle { trust_domain, roots, sequence })
 }
 
+fn own_workload(mut services: Vec<ServiceRef>) -> Part {
+    services.sort();
+    services.dedup();
+    Part::Workload(Arc::new(OwnWorkload { services }))
+}
+
 fn part() -> impl Strategy<Value = Part> {
     prop_oneof![
         mesh().prop_map(|part| Part::Mesh(Arc::new(part))),
@@ -112,6 +119,7 @@ fn part() -> impl Strategy<Value = Part> {
         policy().prop_map(|part| Part::Policy(Arc::new(part))),
         rate_limit().prop_map(|part| Part::Limit(Arc::new(part))),
         destination().prop_map(|part| Part::Destination(Arc::new(part))),
+        vec(service_ref(), 0..3).prop_map(own_workload),
     ]
 }
 
@@ -172,8 +180,11 @@ fn a_snapshot_needs_settings_and_the_roots_of_its_own_domain() {
     assert_eq!(of(vec![roots("a")]).unwrap_err().field, "mesh");
     assert_eq!(of(vec![settings("a"), roots("b")]).unwrap_err().field, "bundle/a");
     let revoked = Revocations { serials: vec![], identities: vec!["spiffe://a/x".parse().unwrap()] };
-    let parts = vec![settings("a"), roots("a"), roots("b"), Part::Revocations(Arc::new(revoked))];
+    let own = own_workload(vec!["shop/web".parse().unwrap()]);
+    let parts = vec![settings("a"), roots("a"), roots("b"), Part::Revocations(Arc::new(revoked)), own];
     let snapshot = of(parts).unwrap();
+    assert_eq!(snapshot.workload.unwrap().services.len(), 1);
+    assert!(of(vec![settings("a"), roots("a")]).unwrap().workload.is_none(), "not every control plane tells");
     assert_eq!(snapshot.revision, Revision(3));
     assert_eq!(snapshot.bundles.len(), 2);
     assert_eq!(snapshot.policy.quarantined.len(), 1, "revoked identities are quarantined");

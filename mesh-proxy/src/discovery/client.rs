@@ -9,6 +9,7 @@ use crate::control::{ChannelError, Link, OPEN_WITHIN};
 use crate::facts::Facts;
 use mesh_proto::config::Revision;
 use mesh_proto::name::ServiceRef;
+use mesh_proto::wire::discovery::UNDERSTANDS_WORKLOAD;
 use mesh_proto::wire::{Items, MESSAGE_BYTES_MAX, v1};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -268,6 +269,7 @@ impl Client {
             subscriptions: self.services(),
             revision: self.revision.0,
             digest: if holds_nothing { Vec::new() } else { self.held.digest().to_vec() },
+            understands: vec![UNDERSTANDS_WORKLOAD.to_owned()],
         }
     }
 }

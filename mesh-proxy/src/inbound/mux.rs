@@ -117,7 +117,7 @@ fn take(
     // A stream takes of its caller's share what a connection takes.
     let Some(share) = share(inbound, peer, from) else { return transport.reset_on_close() };
     count(worker, ConnectionKind::InboundMesh);
-    let call = begin(worker, (peer.clone(), port), inbound.names.of(&service.to_string()), Protocol::Tcp);
+    let call = begin(worker, (peer.clone(), port), inbound.called_as(&service), Protocol::Tcp);
     let inbound = Rc::clone(inbound);
     streams.spawn_local(async move {
         let _places = (open, share);

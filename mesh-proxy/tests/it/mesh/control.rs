@@ -7,7 +7,8 @@ use mesh_ca::seal::SealKey;
 use mesh_ca::svid::Svid;
 use mesh_ca::tls::{Credentials, control_identity};
 use mesh_proto::config::{
-    Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, Revision, Revocations,
+    Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload, Revision,
+    Revocations,
 };
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::limit::RateLimit;
@@ -46,6 +47,8 @@ pub(crate) struct State {
     pub(crate) corrupt: bool,
     /// Workloads that get no certificate any more.
     pub(crate) uncertified: BTreeSet<String>,
+    /// Proxies are told that their workloads answer for nothing but their own names.
+    pub(crate) tells_services: bool,
     registered: BTreeMap<u64, (v1::Hello, bool)>,
     pub(crate) acked: BTreeMap<String, u64>,
     pub(crate) refusals: Vec<String>,
@@ -268,6 +271,12 @@ impl Inner {
         }
         for limit in state.limits.get(&hello.workload).into_iter().flatten() {
             items.insert(Item::new(Part::Limit(Arc::new(limit.clone()))));
+        }
+        let understands = hello.understands.iter().any(|kind| kind == "workload");
+        if state.tells_services && understands {
+            let own =
+                ServiceRef { namespace: "default".parse().unwrap(), name: hello.workload.parse().unwrap() };
+            items.insert(Item::new(Part::Workload(Arc::new(OwnWorkload { services: vec![own] }))));
         }
         for wanted in subscriptions {
             if let Some(destination) = self.destination(&state, wanted) {

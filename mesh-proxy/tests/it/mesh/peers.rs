@@ -15,9 +15,14 @@ use tokio::net::{TcpSocket, TcpStream};
 
 /// Shakes hands as `who` and tries to send; whether anything but a refusal comes back.
 async fn is_served(address: SocketAddr, who: &Credentials) -> bool {
+    is_served_as(address, who, "api").await
+}
+
+/// The same, by a service name of the caller's choice.
+async fn is_served_as(address: SocketAddr, who: &Credentials, service: &str) -> bool {
     let config = who.client_config(&id("api"), Alpn::MeshTcp).unwrap();
     let port = Port::new(PORT).unwrap();
-    let name = server_name(port, &"api".parse().unwrap(), &DOMAIN.parse().unwrap()).unwrap();
+    let name = server_name(port, &service.parse().unwrap(), &DOMAIN.parse().unwrap()).unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
     let Ok(mut secured) = mesh_ca::tls::connect(config, name, stream).await else { return false };
     let mut echoed = [0; 5];
@@ -66,6 +71,27 @@ async fn only_a_valid_certificate_of_this_mesh_is_served() {
     pair.api
         .metric("mesh_tls_handshake_failures_total{direction=\"inbound\",reason=\"wrong_trust_domain\"}")
         .await;
+}
+
+#[tokio::test]
+async fn a_name_that_a_caller_makes_up_is_not_recorded_where_the_services_are_known() {
+    let pair = Pair::start(apps::echo().await, vec![allow("*")]).await;
+    let mesh = &pair.control.inner.authority;
+    let web = credentials(mesh, svid(mesh, &id("web"), None, SystemTime::now()));
+    let address = pair.api.ready.mesh_address;
+    // Of a control plane that does not say, the first few are believed.
+    assert!(is_served_as(address, &web, "default/first").await);
+    pair.control.change(|state| state.tells_services = true);
+    pair.control.settled().await;
+    assert!(is_served_as(address, &web, "default/second").await);
+    assert!(is_served_as(address, &web, "default/api").await);
+    let by_name = |state: &super::control::State, name: &str| {
+        state.edges.iter().any(|edge| edge.service == name && edge.source == id("web").as_str())
+    };
+    pair.control.until("the names", |state| by_name(state, "default/first")).await;
+    pair.control.until("the names", |state| by_name(state, "default/api")).await;
+    let state = pair.control.inner.state.lock().unwrap();
+    assert!(!by_name(&state, "default/second"), "{:?}", state.edges);
 }
 
 #[tokio::test]
