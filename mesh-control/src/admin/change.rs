@@ -12,14 +12,18 @@ use crate::index::{Parts, World};
 use crate::local::registry::WorkloadKey;
 use crate::store::write::{ResourceChange, Verb, Write};
 use mesh_proto::name::{Namespace, ObjectName};
+use mesh_proto::resource::document::DOCUMENTS_MAX;
 use mesh_proto::resource::problem::Code;
 use mesh_proto::resource::role::AdminAction;
 use mesh_proto::resource::{Catalog, Kind, Problem, Resource, ResourceKey, Severity, SourceDocument};
 use mesh_proto::wire::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tonic::Status;
+
+/// The shortest difference is looked for so long; then a longer one is shown. Two unlike texts of a mebibyte take minutes.
+const DIFF_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// Whether a change takes effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,7 +119,7 @@ impl Control {
                 "nothing to delete was named; write for instance accesspolicy/shop/web",
             ));
         }
-        if objects.len() > documents::DOCUMENTS_MAX {
+        if objects.len() > DOCUMENTS_MAX {
             return Err(Status::invalid_argument("too many objects at once; delete them in several parts"));
         }
         let catalog = self.mesh.world().catalog.clone();
@@ -335,7 +339,9 @@ pub(super) fn unified(old: &str, new: &str) -> String {
     if old == new {
         return String::new();
     }
-    similar::TextDiff::from_lines(old, new).unified_diff().context_radius(3).to_string()
+    let mut diff = similar::TextDiff::configure();
+    diff.timeout(DIFF_TIME_MAX);
+    diff.diff_lines(old, new).unified_diff().context_radius(3).to_string()
 }
 
 /// The key of an object as the wire names it.

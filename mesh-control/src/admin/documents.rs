@@ -1,13 +1,12 @@
 //! What a user sent, read: documents become resources, or a text that says everything that is wrong with them.
 
+use mesh_proto::resource::document::too_much;
 use mesh_proto::resource::problem::{Code, render};
 use mesh_proto::resource::{self, Problem, Resource, ResourceKey, Severity, SourceDocument};
 use mesh_proto::wire::v1;
 use std::collections::BTreeMap;
 use tonic::Status;
 
-/// Documents in one call.
-pub(crate) const DOCUMENTS_MAX: usize = 20_000;
 /// Bytes that an error text may have once it is percent-encoded for a header (HTTP/2 clients take 16 KiB of headers).
 const STATUS_BYTES_MAX: usize = 10 * 1024;
 
@@ -24,11 +23,8 @@ pub(crate) struct Read {
 /// # Errors
 /// Everything that is wrong with any of them, rendered.
 pub(crate) fn read(documents: Vec<v1::Document>) -> Result<BTreeMap<ResourceKey, Read>, Status> {
-    if documents.len() > DOCUMENTS_MAX {
-        return Err(Status::invalid_argument(format!(
-            "{} documents at once; at most {DOCUMENTS_MAX} are taken: apply them in several parts",
-            documents.len()
-        )));
+    if let Some(problem) = too_much(documents.iter().map(|document| document.yaml.as_str())) {
+        return Err(Status::invalid_argument(problem));
     }
     let documents =
         documents.into_iter().map(|v1::Document { file, line, yaml }| SourceDocument { file, line, yaml });
@@ -64,14 +60,13 @@ fn twice(key: &ResourceKey, second: &SourceDocument, first: &SourceDocument) -> 
 
 /// Problems as an error of the call, with the lines of the documents that they are about.
 pub(crate) fn refusal(problems: &[Problem], documents: &[SourceDocument]) -> Status {
-    let mut files: BTreeMap<&str, String> = BTreeMap::new();
+    let mut files: BTreeMap<&str, (String, usize)> = BTreeMap::new();
     let mut sorted: Vec<&SourceDocument> = documents.iter().collect();
     sorted.sort_by_key(|document| (&document.file, document.line));
     for document in sorted {
-        let text = files.entry(&document.file).or_default();
+        let (text, have) = files.entry(&document.file).or_default();
         // Puts the document on its own lines of the file; what lies between is not at hand.
-        let have = text.lines().count();
-        let skip = usize::try_from(document.line).unwrap_or(0).saturating_sub(1).saturating_sub(have);
+        let skip = usize::try_from(document.line).unwrap_or(0).saturating_sub(1).saturating_sub(*have);
         // A hostile line number must not make us write gigabytes.
         if skip > 1_000_000 {
             continue;
@@ -81,12 +76,14 @@ pub(crate) fn refusal(problems: &[Problem], documents: &[SourceDocument]) -> Sta
         if !text.ends_with('\n') {
             text.push('\n');
         }
+        *have = have.saturating_add(skip).saturating_add(document.yaml.lines().count());
     }
     let mut shown = 0;
     let mut text = String::new();
     let mut bytes = 0_usize;
     for problem in problems {
-        let one = render(std::slice::from_ref(problem), |file| files.get(file).map(String::as_str));
+        let one =
+            render(std::slice::from_ref(problem), |file| files.get(file).map(|(text, _)| text.as_str()));
         let cost = encoded_len(&one);
         if bytes.saturating_add(cost) > STATUS_BYTES_MAX && shown > 0 {
             break;

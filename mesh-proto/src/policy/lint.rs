@@ -15,6 +15,38 @@ use std::sync::Arc;
 
 /// How many pairs of rules are compared before it stops: about a second. A set of 2,000 rules of one caller stays below.
 const PAIRS_MAX: usize = 4_000_000;
+/// How many rules are looked at, one that applies at several places once for each: about two seconds.
+const RULES_MAX: usize = 1_000_000;
+
+/// How much may still be looked at, by one or several calls of [`lint_within`] together.
+#[derive(Debug)]
+pub struct Budget {
+    pairs: usize,
+    rules: usize,
+    is_spent: bool,
+}
+
+impl Default for Budget {
+    /// Enough for some seconds.
+    fn default() -> Self {
+        Self { pairs: PAIRS_MAX, rules: RULES_MAX, is_spent: false }
+    }
+}
+
+impl Budget {
+    /// Whether something was left out.
+    pub fn is_spent(&self) -> bool {
+        self.is_spent
+    }
+
+    fn take(&mut self, rules: usize, pairs: usize) -> bool {
+        match (self.rules.checked_sub(rules), self.pairs.checked_sub(pairs)) {
+            (Some(rules), Some(pairs)) => (self.rules, self.pairs) = (rules, pairs),
+            _ => self.is_spent = true,
+        }
+        !self.is_spent
+    }
+}
 
 /// What is wrong with a rule.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -130,6 +162,11 @@ impl fmt::Display for Finding {
 ///
 /// The findings come in the order of the policies and their rules.
 pub fn lint(policies: &[Arc<Policy>], now: u64) -> Vec<Finding> {
+    lint_within(policies, now, &mut Budget::default())
+}
+
+/// The same, as far as the budget goes; where it ends, there is one finding that says so.
+pub fn lint_within(policies: &[Arc<Policy>], now: u64, budget: &mut Budget) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut places = Vec::new();
     for policy in policies {
@@ -158,7 +195,7 @@ pub fn lint(policies: &[Arc<Policy>], now: u64) -> Vec<Finding> {
             places.push(place);
         }
     }
-    findings.extend(compare(&places, now));
+    findings.extend(compare(&places, now, budget));
     findings.extend(raw_denials(&places));
     findings.sort_by_key(|(order, finding)| (*order, finding.kind));
     findings.into_iter().map(|(_, finding)| finding).collect()
@@ -186,18 +223,16 @@ fn finding(policy: &Policy, rule: Option<&Rule>, kind: FindingKind, message: Str
 }
 
 /// Compares rules with each other.
-fn compare(places: &[Place<'_>], now: u64) -> Vec<(usize, Finding)> {
+fn compare(places: &[Place<'_>], now: u64, budget: &mut Budget) -> Vec<(usize, Finding)> {
     let mut findings = Vec::new();
     let candidates = Candidates::new(places);
-    let mut pairs: usize = 0;
     for place in places {
         if single::is_without_effect(place, now) {
             continue;
         }
         let others = candidates.of(place);
-        pairs = pairs.saturating_add(others.len());
-        if pairs > PAIRS_MAX {
-            let message = "so many rules apply to one workload that the rest was not compared with each other; split roles or merge rules";
+        if !budget.take(1, others.len()) {
+            let message = "so many rules apply together that the rest was not compared with each other; split roles or merge rules";
             findings.push((
                 place.order,
                 finding(place.policy, Some(place.rule), FindingKind::Unfinished, message.to_owned()),

@@ -6,6 +6,7 @@
 mod check;
 mod doubts;
 mod lint;
+mod lookup;
 mod references;
 mod resolve;
 mod status;
@@ -29,7 +30,8 @@ use std::sync::{Arc, OnceLock};
 /// A set of objects, one for each key.
 #[derive(Clone, Debug, Default)]
 pub struct Catalog {
-    resources: BTreeMap<ResourceKey, Arc<Resource>>,
+    /// By kind, so that a question about one kind costs nothing for the others.
+    resources: BTreeMap<Kind, BTreeMap<ResourceKey, Arc<Resource>>>,
     /// Policies with roles and segments expanded, made at the first question. A mesh has one trust domain; a question
     /// for another is answered without keeping the answer.
     resolved: OnceLock<Arc<Resolved>>,
@@ -55,17 +57,18 @@ pub struct Target<'a> {
 impl Catalog {
     /// The set of these objects; of two with one key, the later stays.
     pub fn from_resources(resources: impl IntoIterator<Item = Resource>) -> Self {
-        let resources = resources.into_iter().map(|resource| (resource.key(), Arc::new(resource)));
-        Self { resources: resources.collect(), resolved: OnceLock::new() }
+        let changes = resources.into_iter().map(|resource| (resource.key(), Some(resource)));
+        Self::default().with_changes(changes)
     }
 
     /// The same set with some objects replaced, added or (`None`) removed.
     pub fn with_changes(&self, changes: impl IntoIterator<Item = (ResourceKey, Option<Resource>)>) -> Self {
         let mut resources = self.resources.clone();
         for (key, resource) in changes {
+            let of_kind = resources.entry(key.kind).or_default();
             match resource {
-                Some(resource) => resources.insert(key, Arc::new(resource)),
-                None => resources.remove(&key),
+                Some(resource) => of_kind.insert(key, Arc::new(resource)),
+                None => of_kind.remove(&key),
             };
         }
         Self { resources, resolved: OnceLock::new() }
@@ -73,27 +76,27 @@ impl Catalog {
 
     /// One object.
     pub fn get(&self, key: &ResourceKey) -> Option<&Arc<Resource>> {
-        self.resources.get(key)
+        self.resources.get(&key.kind)?.get(key)
     }
 
     /// All objects, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&ResourceKey, &Arc<Resource>)> {
-        self.resources.iter()
+        self.resources.values().flatten()
     }
 
     /// How many objects there are.
     pub fn len(&self) -> usize {
-        self.resources.len()
+        self.resources.values().map(BTreeMap::len).fold(0, usize::saturating_add)
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.resources.is_empty()
+        self.resources.values().all(BTreeMap::is_empty)
     }
 
     /// The objects of a kind, in the order of their names.
     pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = &Arc<Resource>> {
-        self.resources.iter().filter(move |(key, _)| key.kind == kind).map(|(_, resource)| resource)
+        self.resources.get(&kind).into_iter().flat_map(BTreeMap::values)
     }
 
     /// The mesh-wide settings; the defaults when nobody applied any.

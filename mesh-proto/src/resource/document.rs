@@ -5,6 +5,24 @@
 /// The largest document, in bytes. The largest useful policy found is some tens of KiB; Kubernetes stops near 1 MiB too.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
 
+/// Documents that are applied at once, and bytes of all of them together: twice a mesh of 10,000 policies.
+pub const DOCUMENTS_MAX: usize = 20_000;
+/// See [`DOCUMENTS_MAX`].
+pub const TOTAL_BYTES_MAX: usize = 32 << 20;
+
+/// Says why so much is not applied at once; nothing when it is.
+pub fn too_much<'t>(texts: impl ExactSizeIterator<Item = &'t str>) -> Option<String> {
+    let advice = "apply them in several parts, what others refer to first";
+    let count = texts.len();
+    if count > DOCUMENTS_MAX {
+        return Some(format!("{count} documents at once; at most {DOCUMENTS_MAX} are taken: {advice}"));
+    }
+    let bytes = texts.map(str::len).fold(0, usize::saturating_add);
+    let is_more = bytes > TOTAL_BYTES_MAX;
+    is_more
+        .then(|| format!("{bytes} bytes of documents at once; at most {TOTAL_BYTES_MAX} are taken: {advice}"))
+}
+
 /// One YAML document and where it came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SourceDocument {

@@ -2,6 +2,7 @@
 //!
 //! `parse` and `Catalog::check` make them; `meshctl` and the control plane print them. Nothing here decides.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -93,7 +94,7 @@ impl fmt::Display for Code {
 }
 
 /// One finding.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Problem {
     /// Whether it stops an apply.
     pub severity: Severity,
@@ -152,11 +153,15 @@ impl fmt::Display for Problem {
 ///
 /// `source` gives a file's text by name; `None` when it is not at hand.
 pub fn render<'a>(problems: &[Problem], source: impl Fn(&str) -> Option<&'a str>) -> String {
+    let mut files: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut out = String::new();
     for problem in problems {
-        let _ = writeln!(out, "{problem}");
+        let lines = files
+            .entry(&problem.file)
+            .or_insert_with(|| source(&problem.file).map(|text| text.lines().collect()).unwrap_or_default());
         let index = usize::try_from(problem.line).ok().and_then(|line| line.checked_sub(1));
-        let text = index.and_then(|index| source(&problem.file)?.lines().nth(index));
+        let text = index.and_then(|index| lines.get(index));
+        let _ = writeln!(out, "{problem}");
         if let Some(text) = text {
             let text: String = text.chars().filter(|c| !c.is_control()).take(160).collect();
             let _ = writeln!(out, "  {:>4} | {text}", problem.line);

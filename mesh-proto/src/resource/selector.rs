@@ -11,7 +11,7 @@ use crate::name::{Namespace, ServiceRef};
 use crate::policy::model::Scope;
 
 /// The `target` of an access policy or a rate limit.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Selector {
     /// Every workload of the mesh.
     Mesh,

@@ -2,6 +2,8 @@
 
 /// Names longer than this are not compared: no known word is.
 const CHARS_MAX: usize = 64;
+/// Three mistakes at most, each of a letter of at most four bytes.
+const BYTES_APART: usize = 12;
 
 /// The candidate that is at most a third of its length away from the word, if there is one; ties go to the first.
 pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
@@ -9,9 +11,13 @@ pub(super) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
         return None;
     }
     let folded = word.to_ascii_lowercase();
+    // Each letter more or less is a mistake of its own, so lengths alone rule most words out.
+    let is_comparable = |candidate: &&str| {
+        candidate.len() <= CHARS_MAX && candidate.len().abs_diff(folded.len()) <= BYTES_APART
+    };
     let distances = candidates
         .into_iter()
-        .filter(|candidate| candidate.len() <= CHARS_MAX)
+        .filter(is_comparable)
         .map(|candidate| (distance(&folded, &candidate.to_ascii_lowercase()), candidate));
     let near = distances.filter(|(distance, candidate)| {
         // One mistake in a short word, two in one of six letters, and so on; a word of the same letters always.

@@ -4,6 +4,7 @@
 //! together, each with its line; the parsed form is thrown away, since the control plane parses for itself.
 
 use crate::failure::Failure;
+use mesh_proto::resource::document::too_much;
 use mesh_proto::resource::{self, Problem, SourceDocument};
 use mesh_proto::wire::v1;
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// A file larger than this is not a policy but a mistake.
 const FILE_BYTES_MAX: u64 = 64 << 20;
-/// More documents than this in one apply are a mistake too.
-const DOCUMENTS_MAX: usize = 100_000;
+/// So many problems are printed; whoever made more mends the first, and many of the others with them.
+const PROBLEMS_SHOWN_MAX: usize = 100;
 /// A directory tree deeper than this has a loop.
 const DEPTH_MAX: usize = 32;
 
@@ -48,11 +49,9 @@ pub(crate) fn read(paths: &[PathBuf], depth: Depth) -> Result<Vec<v1::Document>,
         let names: Vec<&str> = order.iter().map(String::as_str).collect();
         return Err(Failure::failed(format!("there is no document in {}", names.join(", "))));
     }
-    if documents.len() > DOCUMENTS_MAX {
-        return Err(Failure::failed(format!(
-            "{} documents in one apply; at most {DOCUMENTS_MAX}",
-            documents.len()
-        )));
+    // Before they are parsed and sent: the control plane takes no more than this.
+    if let Some(problem) = too_much(documents.iter().map(|document| document.yaml.as_str())) {
+        return Err(Failure::failed(problem));
     }
     let problems: Vec<Problem> =
         documents.iter().filter_map(|document| resource::parse(document).err()).flatten().collect();
@@ -67,7 +66,12 @@ pub(crate) fn read(paths: &[PathBuf], depth: Depth) -> Result<Vec<v1::Document>,
 
 fn refused(problems: &[Problem], texts: &BTreeMap<String, String>) -> Failure {
     let count = problems.iter().filter(|problem| problem.is_error()).count();
-    let text = resource::problem::render(problems, |file| texts.get(file).map(String::as_str));
+    let shown = problems.get(..PROBLEMS_SHOWN_MAX).unwrap_or(problems);
+    let mut text = resource::problem::render(shown, |file| texts.get(file).map(String::as_str));
+    let left = problems.len().saturating_sub(shown.len());
+    if left > 0 {
+        text.push_str(&format!("… and {left} more; they are shown when these are mended"));
+    }
     let problems = if count == 1 { "1 problem".to_owned() } else { format!("{count} problems") };
     Failure::failed(format!("{problems} found; nothing was changed\n{}", text.trim_end()))
 }

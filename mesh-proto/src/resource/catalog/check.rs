@@ -12,11 +12,11 @@ use super::super::segment::Segment;
 use super::super::selector::Selector;
 use super::super::service::Service;
 use super::super::subject::Subject;
-use super::super::suggest::nearest;
 use super::super::{Resource, mesh_config};
 use super::doubts::{self, Doubt, Known};
+use super::lookup::Lookup;
 use super::references::{references, target_service};
-use super::resolve::{Resolver, narrowed};
+use super::resolve::narrowed;
 use super::{Catalog, Target, lint};
 use crate::config::MtlsMode;
 use crate::limit::{LimitKey, Unit};
@@ -33,8 +33,8 @@ pub(super) fn check(
     now: u64,
 ) -> Vec<Problem> {
     let changed: BTreeSet<&ResourceKey> = changed.iter().collect();
-    let known = Known::of(catalog, fleet);
-    let mut check = Check { catalog, changed: &changed, fleet, known, problems: Vec::new() };
+    let (known, lookup) = (Known::of(catalog, fleet), Lookup::of(catalog, fleet));
+    let mut check = Check { catalog, changed: &changed, fleet, known, lookup, problems: Vec::new() };
     for (key, resource) in catalog.iter() {
         if changed.contains(key) || check.depends_on_change(resource) {
             check.references(resource);
@@ -43,11 +43,10 @@ pub(super) fn check(
     }
     let mut problems = check.problems;
     // A rule that names what does not exist matches nobody; saying that too would only be noise.
+    let unknown = problems.iter().filter(|error| error.code == Code::UnknownReference);
+    let unknown: BTreeSet<(Arc<str>, u32)> = unknown.map(|error| (error.file.clone(), error.line)).collect();
     let is_explained = |finding: &Problem| {
-        let explains = |error: &Problem| {
-            error.code == Code::UnknownReference && error.line == finding.line && error.file == finding.file
-        };
-        finding.code == Code::NoEffect && problems.iter().any(explains)
+        finding.code == Code::NoEffect && unknown.contains(&(finding.file.clone(), finding.line))
     };
     let findings = lint::findings(catalog, &changed, fleet, now);
     let findings: Vec<Problem> = findings.into_iter().filter(|finding| !is_explained(finding)).collect();
@@ -62,6 +61,7 @@ struct Check<'a> {
     changed: &'a BTreeSet<&'a ResourceKey>,
     fleet: &'a [Target<'a>],
     known: Known,
+    lookup: Lookup<'a>,
     problems: Vec<Problem>,
 }
 
@@ -100,7 +100,7 @@ impl Check<'_> {
             }
             let ResourceKey { kind, name, .. } = &reference.key;
             let others = self.catalog.of_kind(*kind).map(|other| other.meta().name.as_str());
-            let hint = match nearest(name.as_str(), others) {
+            let hint = match self.known.nearest(name.as_str(), others) {
                 Some(near) => format!("did you mean {near}?"),
                 None if self.changed.contains(&reference.key) => {
                     "this change removes it; change what refers to it first".to_owned()
@@ -198,9 +198,7 @@ impl Check<'_> {
         self.impossible(&role.meta, "spec.operations", operations);
         let place = |field: &str| Place::of(&role.meta, format!("spec.{field}"));
         self.doubts(Code::NoEffect, doubts::of_operations("operations", operations), &place);
-        let names_it = |subject: &Subject| *subject == Subject::Role(role.meta.name.clone());
-        let mut rules = self.catalog.access_policies().flat_map(|policy| &policy.rules);
-        if !rules.any(|rule| rule.from.iter().chain(&rule.except).any(names_it)) {
+        if !self.lookup.is_in_rules(&role.meta.name) {
             let message = format!(
                 "no rule of an AccessPolicy names the role, so its holders may do nothing by it; write from: [{{role: {}}}] in a \
                  policy of the workloads they call",
@@ -238,7 +236,7 @@ impl Check<'_> {
 
     /// Nobody can prove an identity of a trust domain without a bundle.
     fn foreign_domains<'p>(&mut self, rule: &AccessRule, place: &impl Fn(&str) -> Place<'p>) {
-        let Some(domain) = self.catalog.trust_domain(self.fleet) else { return };
+        let Some(domain) = self.lookup.domain.clone() else { return };
         let own = format!("{}/", domain.uri());
         for (at, subject) in rule.from.iter().enumerate() {
             if let Subject::Identity(pattern) = subject
@@ -304,21 +302,16 @@ impl Check<'_> {
     fn segment(&mut self, segment: &Segment) {
         let doubts = self.known.misspelt("members", segment.members.iter());
         self.doubts(Code::NoMatch, doubts, &|field| Place::of(&segment.meta, format!("spec.{field}")));
-        let Some(domain) = self.catalog.trust_domain(self.fleet).or_else(|| "mesh.local".parse().ok()) else {
-            return;
-        };
-        let resolver = Resolver::new(self.catalog, &domain);
-        let mut overlaps = Vec::new();
-        for (index, member) in segment.members.iter().enumerate() {
-            let own = resolver.patterns(member);
-            for other in self.catalog.segments().filter(|other| other.meta.name != segment.meta.name) {
-                let others = resolver.segment_members(&other.meta.name);
-                let overlap = own.iter().any(|a| others.iter().any(|b| a.covers(b) || b.covers(a)));
-                if overlap {
-                    overlaps.push((index, other.meta.name.clone()));
-                }
-            }
-        }
+        let segments = self.lookup.segments();
+        let own = segments.members(&segment.meta.name);
+        let overlaps = own.iter().enumerate().flat_map(|(index, patterns)| {
+            let others = segments.sharing(patterns).into_iter().filter(|other| **other != segment.meta.name);
+            others.map(move |other| (index, other.clone()))
+        });
+        let overlaps: Vec<_> = overlaps.collect();
+        let is_member =
+            |target: &Target<'_>| own.iter().flatten().any(|member| member.matches(target.identity));
+        let is_empty = !self.fleet.iter().any(is_member);
         for (index, other) in overlaps {
             let message = format!(
                 "shares workloads with Segment {other}, but a workload is in one segment at most; name the accounts of \
@@ -327,9 +320,7 @@ impl Check<'_> {
             let place = Place::of(&segment.meta, format!("spec.members[{index}]"));
             self.report(Severity::Error, Code::Conflict, place, message);
         }
-        let members = resolver.segment_members(&segment.meta.name);
-        let is_member = |target: &Target<'_>| members.iter().any(|member| member.matches(target.identity));
-        if !self.fleet.iter().any(is_member) {
+        if is_empty {
             let message =
                 "no running workload is a member; the segment takes effect when one starts".to_owned();
             self.report(Severity::Warning, Code::NoMatch, Place::of(&segment.meta, "spec.members"), message);
@@ -381,11 +372,11 @@ impl Check<'_> {
         let near = match selector {
             Selector::Mesh => None,
             Selector::Namespace(namespace) => self.known.nearest_namespace(namespace),
-            Selector::Service(name) => nearest_of(&name.to_string(), self.known_services()),
+            Selector::Service(name) => self.nearest_of(&name.to_string(), || self.known_services()),
             Selector::Workload(name) => {
                 let running =
                     self.fleet.iter().map(|target| format!("{}/{}", target.namespace, target.workload));
-                nearest_of(&name.to_string(), running.collect())
+                self.nearest_of(&name.to_string(), || running.collect())
             }
             Selector::Labels { namespace, labels } => {
                 let is_meant =
@@ -393,7 +384,7 @@ impl Check<'_> {
                 let carried: BTreeSet<String> =
                     self.fleet.iter().filter(is_meant).flat_map(|target| written(target.labels)).collect();
                 let missing = written(labels).find(|label| !carried.contains(label));
-                missing.and_then(|label| nearest_of(&label, carried.into_iter().collect()))
+                missing.and_then(|label| self.nearest_of(&label, || carried.into_iter().collect()))
             }
         };
         let hint = near.map_or_else(
@@ -419,8 +410,14 @@ impl Check<'_> {
             *target.namespace == workload.namespace && *target.workload == workload.name
         };
         let labels = self.fleet.iter().find(is_it).map(|target| target.labels.clone()).unwrap_or_default();
-        let backed = |service: &&Service| service.is_backed_by(&workload.namespace, &workload.name, &labels);
-        self.catalog.services().filter(backed).cloned().collect()
+        self.lookup.services_of(&workload.namespace, &workload.name, &labels)
+    }
+
+    /// The known word that a mistyped one may mean.
+    fn nearest_of(&self, wanted: &str, known: impl FnOnce() -> Vec<String>) -> Option<String> {
+        let known = if self.known.may_compare() { known() } else { Vec::new() };
+        let near = self.known.nearest(wanted, known.iter().map(String::as_str));
+        near.filter(|near| *near != wanted).map(str::to_owned)
     }
 
     fn service_of(&self, selector: &Selector) -> Option<Service> {
@@ -430,12 +427,6 @@ impl Check<'_> {
             _ => None,
         }
     }
-}
-
-/// The known word that a mistyped one may mean.
-fn nearest_of(wanted: &str, known: Vec<String>) -> Option<String> {
-    let near = nearest(wanted, known.iter().map(String::as_str)).filter(|near| *near != wanted);
-    near.map(str::to_owned)
 }
 
 fn written(labels: &Labels) -> impl Iterator<Item = String> {

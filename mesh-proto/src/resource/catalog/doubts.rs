@@ -10,6 +10,7 @@ use crate::identity::pattern::IdentityPattern;
 use crate::matching::PathPattern;
 use crate::name::{Namespace, ServiceAccount};
 use crate::policy::model::{Operation, Protocol};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
@@ -51,8 +52,14 @@ const METHODS: [&str; 31] = [
     "UNLOCK",
 ];
 
+/// Words compared with mistyped ones in one check: a fraction of a second. Behind that, mistakes are told without a guess.
+const COMPARISONS_MAX: usize = 300_000;
+
 /// The accounts that run or are declared, by namespace.
-pub(super) struct Known(BTreeMap<Namespace, BTreeSet<ServiceAccount>>);
+pub(super) struct Known {
+    accounts: BTreeMap<Namespace, BTreeSet<ServiceAccount>>,
+    comparisons_left: Cell<usize>,
+}
 
 impl Known {
     /// Of the fleet and of `Workload` objects.
@@ -66,7 +73,7 @@ impl Known {
         for (namespace, account) in running.chain(declared) {
             known.entry(namespace).or_default().insert(account);
         }
-        Self(known)
+        Self { accounts: known, comparisons_left: Cell::new(COMPARISONS_MAX) }
     }
 
     /// Those who are named like somebody who exists, but not quite.
@@ -100,8 +107,26 @@ impl Known {
         subjects.enumerate().filter_map(doubt).collect()
     }
 
+    /// Whether there is time for another guess.
+    pub(super) fn may_compare(&self) -> bool {
+        self.comparisons_left.get() > 0
+    }
+
+    /// The word that a mistyped one may mean.
+    pub(super) fn nearest<'c>(
+        &self,
+        word: &str,
+        candidates: impl IntoIterator<Item = &'c str>,
+    ) -> Option<&'c str> {
+        let left = &self.comparisons_left;
+        let counted = |_: &&str| left.get().checked_sub(1).map(|less| left.set(less)).is_some();
+        let near = nearest(word, candidates.into_iter().take_while(counted));
+        // Of a part of the words the nearest need not be the nearest of all.
+        near.filter(|_| self.may_compare())
+    }
+
     fn namespace(&self, namespace: &Namespace) -> Option<String> {
-        if self.0.contains_key(namespace) {
+        if self.accounts.contains_key(namespace) {
             return None;
         }
         let near = self.nearest_namespace(namespace)?;
@@ -110,16 +135,16 @@ impl Known {
 
     /// The namespace that a mistyped one may mean.
     pub(super) fn nearest_namespace(&self, namespace: &Namespace) -> Option<String> {
-        let near = nearest(namespace.as_str(), self.0.keys().map(Namespace::as_str))?;
+        let near = self.nearest(namespace.as_str(), self.accounts.keys().map(Namespace::as_str))?;
         Some(near.to_owned())
     }
 
     fn account(&self, namespace: &Namespace, account: &ServiceAccount) -> Option<String> {
-        let Some(accounts) = self.0.get(namespace) else { return self.namespace(namespace) };
+        let Some(accounts) = self.accounts.get(namespace) else { return self.namespace(namespace) };
         if accounts.contains(account) {
             return None;
         }
-        let near = nearest(account.as_str(), accounts.iter().map(ServiceAccount::as_str))?;
+        let near = self.nearest(account.as_str(), accounts.iter().map(ServiceAccount::as_str))?;
         Some(format!("no workload runs as {namespace}/{account}; did you mean {namespace}/{near}?"))
     }
 }

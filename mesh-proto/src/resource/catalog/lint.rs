@@ -6,11 +6,11 @@ use super::super::meta::Meta;
 use super::super::problem::{Code, Problem, Severity};
 use super::super::selector::Selector;
 use super::resolve::Resolved;
-use super::{Catalog, Target};
+use super::{Catalog, Resource, Target};
 use crate::identity::TrustDomain;
-use crate::policy::lint::{Finding, FindingKind, lint};
+use crate::policy::lint::{Budget, Finding, FindingKind, lint, lint_within};
 use crate::policy::model::{Action, Mode, Operation, Policy, PolicyName, Rule, Scope, Source};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Findings that a changed policy has, or is the reason of.
@@ -26,20 +26,34 @@ pub(super) fn findings(
     }
     let Some(domain) = domain(catalog, fleet) else { return Vec::new() };
     let resolved = catalog.resolved(&domain);
+    let mut budget = Budget::default();
+    let mut seen: HashSet<Problem> = HashSet::new();
     let mut problems: Vec<Problem> = Vec::new();
+    let mut tell = |finding: Finding| {
+        let problem = problem(catalog, finding);
+        if seen.insert(problem.clone()) {
+            problems.push(problem);
+        }
+    };
     for policies in meetings(&resolved, fleet) {
         if !policies.iter().any(|policy| is_changed(&policy.name)) {
             continue;
         }
-        for finding in lint(&policies, now) {
+        for finding in lint_within(&policies, now, &mut budget) {
             let because = finding.because_of.as_ref().is_some_and(|(name, _)| is_changed(name));
-            if !is_changed(&finding.policy) && !because {
-                continue;
+            if because || finding.kind == FindingKind::Unfinished || is_changed(&finding.policy) {
+                tell(finding);
             }
-            let problem = problem(catalog, finding);
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
+        }
+        if budget.is_spent() {
+            break;
+        }
+    }
+    // What a policy says by itself is looked at in any case, since some of it is refused.
+    if budget.is_spent() {
+        for (_, policy) in resolved.policies().iter().filter(|(_, policy)| is_changed(&policy.name)) {
+            let alone = lint_within(std::slice::from_ref(policy), now, &mut budget).into_iter();
+            alone.filter(|finding| finding.kind != FindingKind::Unfinished).for_each(&mut tell);
         }
     }
     problems
@@ -52,38 +66,62 @@ pub(super) fn domain(catalog: &Catalog, fleet: &[Target<'_>]) -> Option<TrustDom
 
 /// The sets of policies that are evaluated together somewhere, each once: those at the running workloads, and for a
 /// policy that no running workload meets, those that hold wherever it does.
-pub(super) fn meetings(resolved: &Resolved, fleet: &[Target<'_>]) -> Vec<Vec<Arc<Policy>>> {
-    let mut seen: BTreeSet<Vec<PolicyName>> = BTreeSet::new();
-    let mut met: BTreeSet<PolicyName> = BTreeSet::new();
-    let mut sets = Vec::new();
-    let mut add = |policies: Vec<Arc<Policy>>, met: &mut BTreeSet<PolicyName>| {
-        let names: Vec<PolicyName> = policies.iter().map(|policy| policy.name.clone()).collect();
-        met.extend(names.iter().cloned());
-        if seen.insert(names) {
-            sets.push(policies);
+pub(super) fn meetings<'r>(
+    resolved: &'r Resolved,
+    fleet: &'r [Target<'_>],
+) -> impl Iterator<Item = Vec<Arc<Policy>>> + 'r {
+    let all = resolved.policies();
+    let mut met: BTreeSet<usize> = BTreeSet::new();
+    let mut sets: BTreeSet<Vec<usize>> = BTreeSet::new();
+    let mut order = Vec::new();
+    let mut add = |set: Vec<usize>| {
+        if sets.insert(set.clone()) {
+            order.push(set);
         }
     };
     for target in fleet {
-        add(resolved.policies_for(target), &mut met);
+        let here = all.iter().enumerate().filter(|(_, (selector, _))| selector.selects(target));
+        let here: Vec<usize> = here.map(|(at, _)| at).collect();
+        met.extend(&here);
+        add(here);
     }
-    for (selector, policy) in resolved.policies() {
-        if !met.contains(&policy.name) {
-            let holds = resolved.policies().iter().filter(|(other, _)| holds_wherever(other, selector));
-            add(holds.map(|(_, policy)| Arc::clone(policy)).collect(), &mut BTreeSet::new());
+    let places = Places::of(all);
+    let mut seen: BTreeSet<&Selector> = BTreeSet::new();
+    for (at, (selector, _)) in all.iter().enumerate() {
+        if !met.contains(&at) && seen.insert(selector) {
+            add(places.holding_at(selector));
         }
     }
-    sets
+    let policies =
+        |set: Vec<usize>| set.into_iter().filter_map(|at| all.get(at)).map(|(_, policy)| policy.clone());
+    order.into_iter().map(move |set| policies(set).collect())
 }
 
-/// Whether what `wide` selects includes all that `narrow` selects.
-fn holds_wherever(wide: &Selector, narrow: &Selector) -> bool {
-    match (wide, narrow) {
-        (Selector::Mesh, _) => true,
-        (Selector::Namespace(wide), Selector::Service(narrow) | Selector::Workload(narrow)) => {
-            *wide == narrow.namespace
+/// Policies by what they are about, so that not each is compared with each.
+struct Places<'a>(BTreeMap<&'a Selector, Vec<usize>>);
+
+impl<'a> Places<'a> {
+    fn of(all: &'a [(Selector, Arc<Policy>)]) -> Self {
+        let mut places: BTreeMap<&Selector, Vec<usize>> = BTreeMap::new();
+        for (at, (selector, _)) in all.iter().enumerate() {
+            places.entry(selector).or_default().push(at);
         }
-        (Selector::Namespace(wide), Selector::Labels { namespace, .. }) => namespace.as_ref() == Some(wide),
-        (wide, narrow) => wide == narrow,
+        Self(places)
+    }
+
+    /// The policies that hold wherever one with this target does, in their order: of the same target, of its namespace and
+    /// of the mesh.
+    fn holding_at(&self, narrow: &Selector) -> Vec<usize> {
+        let namespace = match narrow {
+            Selector::Service(narrow) | Selector::Workload(narrow) => Some(&narrow.namespace),
+            Selector::Labels { namespace, .. } => namespace.as_ref(),
+            Selector::Mesh | Selector::Namespace(_) => None,
+        };
+        let namespace = namespace.map(|namespace| Selector::Namespace(namespace.clone()));
+        let wide = [Some(&Selector::Mesh), namespace.as_ref(), Some(narrow)];
+        let found = wide.into_iter().flatten().filter_map(|selector| self.0.get(selector)).flatten();
+        let found: BTreeSet<usize> = found.copied().collect();
+        found.into_iter().collect()
     }
 }
 
@@ -104,7 +142,10 @@ fn problem(catalog: &Catalog, finding: Finding) -> Problem {
         FindingKind::Contradictory => Code::Contradiction,
         FindingKind::OpenDoor => Code::OpenDoor,
     };
-    let object = catalog.access_policies().find(|object| policy_name(object) == policy);
+    let object = catalog.get(&policy_key(&policy)).and_then(|resource| match &**resource {
+        Resource::AccessPolicy(object) => Some(object),
+        _ => None,
+    });
     let index = object.and_then(|object| {
         let by_line = |line: u32| object.rules.iter().position(|own| own.line == line);
         rule.as_ref().and_then(|_| by_line(line))

@@ -9,7 +9,7 @@ use super::resolve::Resolver;
 use super::{Catalog, Target};
 use crate::identity::TrustDomain;
 use crate::name::InstanceName;
-use crate::policy::lint::{FindingKind, lint};
+use crate::policy::lint::{Budget, Finding, FindingKind, lint_within};
 use crate::policy::model::PolicyName;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -52,11 +52,12 @@ impl fmt::Display for Status {
 pub(super) fn statuses(catalog: &Catalog, fleet: &[Target<'_>], now: u64) -> BTreeMap<ResourceKey, Status> {
     let domain = domain(catalog, fleet);
     let shadowed = domain.as_ref().map(|domain| shadows(catalog, domain, fleet, now)).unwrap_or_default();
+    let resolver = domain.as_ref().map(|domain| Resolver::new(catalog, domain));
     let status = |resource: &Resource| match resource {
         Resource::AccessPolicy(policy) => of_policy(policy, &shadowed, fleet, now),
         Resource::RateLimit(limit) => selected(&limit.target, fleet),
         Resource::Segment(segment) => {
-            domain.as_ref().map_or(Status::Accepted, |domain| of_segment(catalog, segment, domain, fleet))
+            resolver.as_ref().map_or(Status::Accepted, |resolver| of_segment(resolver, segment, fleet))
         }
         Resource::Service(service) => match &service.backing {
             super::super::service::Backing::Endpoints(_) => Status::Accepted,
@@ -90,13 +91,8 @@ fn of_policy(
     }
 }
 
-fn of_segment(
-    catalog: &Catalog,
-    segment: &segment::Segment,
-    domain: &TrustDomain,
-    fleet: &[Target<'_>],
-) -> Status {
-    let members = Resolver::new(catalog, domain).segment_members(&segment.meta.name);
+fn of_segment(resolver: &Resolver<'_>, segment: &segment::Segment, fleet: &[Target<'_>]) -> Status {
+    let members = resolver.segment_members(&segment.meta.name);
     effective(fleet.iter().filter(|target| members.iter().any(|member| member.matches(target.identity))))
 }
 
@@ -119,12 +115,16 @@ fn shadows(
 ) -> BTreeMap<PolicyName, String> {
     let resolved = catalog.resolved(domain);
     let mut by: BTreeMap<PolicyName, Option<String>> = BTreeMap::new();
+    let mut budget = Budget::default();
     for policies in meetings(&resolved, fleet) {
-        let findings = lint(&policies, now);
+        let mut findings: BTreeMap<PolicyName, Vec<Finding>> = BTreeMap::new();
+        for finding in lint_within(&policies, now, &mut budget) {
+            if matches!(finding.kind, FindingKind::Shadowed | FindingKind::Contradictory) {
+                findings.entry(finding.policy.clone()).or_default().push(finding);
+            }
+        }
         for policy in &policies {
-            let hides = |kind| matches!(kind, FindingKind::Shadowed | FindingKind::Contradictory);
-            let hidden: Vec<_> =
-                findings.iter().filter(|found| found.policy == policy.name && hides(found.kind)).collect();
+            let hidden = findings.get(&policy.name).map(Vec::as_slice).unwrap_or_default();
             let first = hidden.iter().find_map(|finding| finding.because_of.as_ref());
             let is_hidden =
                 |rule: &Arc<str>| hidden.iter().any(|finding| finding.rule.as_ref() == Some(rule));
@@ -135,6 +135,10 @@ fn shadows(
             if reason.is_none() {
                 *kept = None;
             }
+        }
+        // What was not looked at may be where a policy decides.
+        if budget.is_spent() {
+            return BTreeMap::new();
         }
     }
     by.into_iter().filter_map(|(name, reason)| Some((name, reason?))).collect()

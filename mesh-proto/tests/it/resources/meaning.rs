@@ -7,6 +7,7 @@ use mesh_proto::policy::compile::PolicySet;
 use mesh_proto::policy::evaluate::Outcome;
 use mesh_proto::policy::model::Scope;
 use mesh_proto::resource::catalog::Status;
+use mesh_proto::resource::problem::Code;
 use mesh_proto::resource::role::{AdminAction, AdminRole};
 use mesh_proto::resource::{Catalog, Kind, Resource, ResourceKey, parse, split_documents};
 
@@ -247,4 +248,24 @@ fn policies_of_one_catalog_are_shared_between_workloads() {
     assert!(store.policies.iter().any(|policy| policy.scope == Scope::Guardrail));
     assert_eq!(store.isolation.unwrap().accepts.len(), 2);
     assert!(catalog.of_kind(Kind::AccessPolicy).count() > web.policies.len());
+}
+
+#[test]
+fn what_cannot_be_is_refused_however_much_is_applied_with_it() {
+    let rule = |number: usize, target: &str, to: &str| {
+        format!(
+            "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata: {{name: p{number}, namespace: shop}}\nspec:\n  \
+             target: {{workload: {target}}}\n  rules: [{{from: [{{serviceAccount: web}}], to: [{to}]}}]\n---\n"
+        )
+    };
+    // More pairs of rules than are compared, then rules of another workload.
+    let mut yaml: String =
+        (0..2_100).map(|number| rule(number, "a", &format!("{{paths: [/{number}]}}"))).collect();
+    yaml.push_str(&rule(9_999, "z", "{ports: [80], protocols: [tcp], paths: [/x]}"));
+    let catalog = of(&yaml);
+    let keys: Vec<ResourceKey> = catalog.iter().map(|(key, _)| key.clone()).collect();
+    let found = catalog.check(&keys, &[], 0);
+    let has = |code: Code| found.iter().any(|problem| problem.code == code);
+    assert!(has(Code::TooLarge), "nothing says that not all was compared");
+    assert!(has(Code::NotEnforceable), "an impossible rule passed among many");
 }
