@@ -75,6 +75,8 @@ impl AdminClient {
                 Failure::failed("the control plane is of another release and does not know this request")
                     .next("meshctl version")
             }
+            // It says itself, in several lines, how the right is granted.
+            Code::PermissionDenied if message.contains('\n') => Failure::failed(message),
             Code::PermissionDenied | Code::Unauthenticated => Failure::failed(message)
                 .next(format!("ls -l {}   # who may use the socket", self.socket.display())),
             Code::DeadlineExceeded => {

@@ -21,7 +21,7 @@ Exit codes:
   126  `run` and `join`: the program cannot be executed
   127  `run` and `join`: there is no such program
   128+N  `run` and `join`: the program was ended by signal N; else its own exit code
-  130  `demo`: interrupted";
+  130  interrupted before it was done";
 
 /// How a command that worked ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

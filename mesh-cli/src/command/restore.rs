@@ -9,6 +9,7 @@ use crate::session::Session;
 use clap::Args;
 use mesh_ca::seal::{Missing, SealKey};
 use mesh_control::store::disk;
+use serde::Serialize;
 use std::fs::File;
 use std::io::{BufReader, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -62,12 +63,22 @@ pub(crate) async fn run(args: RestoreArgs, session: &Session) -> Result<Exit, Fa
     if key_file != kept_key {
         copy_key(&key_file, &kept_key)?;
     }
-    output::print(&format!(
-        "restored revision {}: {} resources, {} audit records\n",
-        report.revision, report.resources, report.records
-    ))?;
+    let restored =
+        Restored { revision: report.revision, resources: report.resources, audit_records: report.records };
+    output::print_value(session.format, &restored, || {
+        let Restored { revision, resources, audit_records } = &restored;
+        format!("restored revision {revision}: {resources} resources, {audit_records} audit records\n")
+    })?;
     output::note(&format!("start it with: meshctl up --state-dir {}", session.state_dir.display()));
     Ok(Exit::Done)
+}
+
+/// What is there now, as scripts see it.
+#[derive(Serialize)]
+struct Restored {
+    revision: u64,
+    resources: u64,
+    audit_records: u64,
 }
 
 /// Refuses to touch the store of a control plane that runs.

@@ -5,6 +5,7 @@
 mod demo;
 mod help;
 mod mistakes;
+mod scripts;
 mod up;
 
 use assert_cmd::Command;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A control plane that ends with the test.
-struct Control(Child);
+pub(crate) struct Control(Child);
 
 impl Drop for Control {
     fn drop(&mut self) {
@@ -21,7 +21,7 @@ impl Drop for Control {
 }
 
 impl Control {
-    fn start(state: &Path) -> Self {
+    pub(crate) fn start(state: &Path) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_meshctl"))
             .args(["up", "--listen", "127.0.0.1:0", "--log", "warn"])
             .env("MESHCTL_STATE_DIR", state)
@@ -39,7 +39,7 @@ impl Control {
 /// Looks until a state is there.
 #[track_caller]
 #[expect(clippy::disallowed_methods, reason = "a deadline for a state of another process")]
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");

@@ -3,11 +3,12 @@
 use super::changes::{ChangeOut, FindingOut, What};
 use crate::admin_client::AdminClient;
 use crate::duration;
-use crate::failure::{Exit, Failure};
+use crate::failure::{Exit, Failure, Kind};
 use crate::output::{self, Format, Tone};
 use mesh_proto::wire::v1;
 use serde::Serialize;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// What the user asked for beside the change itself.
 pub(crate) struct Wanted {
@@ -81,6 +82,8 @@ pub(crate) async fn wait(
     timeout: Duration,
 ) -> Result<ReceiptOut, Failure> {
     let mut last = ReceiptOut::default();
+    let mut interrupt = signal(SignalKind::interrupt())
+        .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let following = async {
         let mut stream = client.answer(client.api().r#await(v1::AwaitRequest { revision }).await)?;
         while let Some(receipt) = stream.message().await.map_err(|status| client.refused(&status))? {
@@ -92,11 +95,26 @@ pub(crate) async fn wait(
         }
         Ok::<(), Failure>(())
     };
+    let followed = tokio::select! {
+        followed = tokio::time::timeout(timeout, following) => followed,
+        // Both may be dropped at any point: nothing is kept but the last receipt.
+        _ = interrupt.recv() => return Err(interrupted(revision)),
+    };
     // Over time: what came last is told, with `done` false.
-    if let Ok(result) = tokio::time::timeout(timeout, following).await {
+    if let Ok(result) = followed {
         result?;
     }
     Ok(last)
+}
+
+/// The change stands, although nobody waits for it any longer.
+fn interrupted(revision: u64) -> Failure {
+    let message = format!(
+        "interrupted while waiting; revision {revision} is accepted all the same, and the sidecars take it over one by one"
+    );
+    Failure::new(Kind::Interrupted, message)
+        .next("meshctl get   # shows how far it is")
+        .next(format!("meshctl rollback {}   # takes it back", revision.saturating_sub(1)))
 }
 
 impl ReceiptOut {
