@@ -1,4 +1,4 @@
-//! The server name that a TLS client asks for, read from its ClientHello. Pure; [`super::detect`] calls it.
+//! The server name that a TLS client asks for, read from its ClientHello. Pure; [`super::detect()`] calls it.
 //!
 //! Never judges, and never guesses: what a TLS server could read in another way than this module is [`Hello::Odd`], and a
 //! name that is not surely the one meant is none.
