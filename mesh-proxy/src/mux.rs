@@ -11,10 +11,11 @@
 //!   DATA    1..=16 KiB of the stream's bytes, within its credit. Flag 1: our direction ends after them (then 0 is fine).
 //!   CREDIT  u32 more bytes may be sent
 //!   RESET   both directions end at once, like a TCP reset
-//!   GOAWAY  called → caller: streams above `stream` were not and will not be looked at; open no more here
+//!   GOAWAY  called → caller: open no more here. `stream` is the last one seen; those under way are still taken
 //!   HERE    called → caller: the answer to OPEN with flag 1
 //! stream  each direction: open ─FIN─▶ ended; either side: any ─RESET─▶ gone. Gone when both directions have ended.
 //! session open ─▶ leaving (own certificate or trust changed, GOAWAY either way, idle, ids used up) ─last stream─▶ closed
+//!         The caller closes, since it alone knows that no OPEN is under way; the called side waits for that a moment.
 //!         any ─▶ closed with a [`Fault`], or when TLS ends: all its streams are reset
 //! ```
 //!

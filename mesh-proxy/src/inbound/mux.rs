@@ -21,7 +21,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::task::JoinSet;
+
+/// How long the caller of a session that is over has to close it. It does so within a round trip; one that does not is gone
+/// or hangs, and must not keep this proxy from ending.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+fn is_over(session: &RefCell<State>) -> bool {
+    let session = session.borrow();
+    session.is_leaving() && session.is_empty()
+}
 
 /// Carries a session and all its streams to their end.
 pub(crate) async fn serve(inbound: &Rc<Inbound>, arrived: Arrived, from: SocketAddr) {
@@ -69,6 +79,7 @@ pub(crate) async fn serve(inbound: &Rc<Inbound>, arrived: Arrived, from: SocketA
                 ended(worker, &identity, Direction::Inbound, &end);
                 break;
             }
+            () = tokio::time::sleep(FAREWELL), if is_over(&session) => session.borrow_mut().close(),
             _ = quiet.tick() => {
                 let is_idle = session.borrow().is_empty();
                 if is_idle && std::mem::replace(&mut was_idle, is_idle) {

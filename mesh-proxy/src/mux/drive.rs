@@ -78,10 +78,7 @@ impl<T: AsyncBufRead + AsyncWrite + Unpin> Drive<T> {
             Pin::new(&mut self.io).consume(length);
         }
         let is_sent = self.poll_send(cx).map_err(End::Broken)?;
-        let is_done = {
-            let session = self.session.borrow();
-            session.is_leaving() && session.is_empty() && !session.has_output()
-        };
+        let is_done = self.session.borrow().is_done();
         if is_sent && is_done {
             let shutdown = Pin::new(&mut self.io).poll_shutdown(cx).map_err(End::Broken)?;
             return Ok(shutdown);

@@ -57,9 +57,9 @@ pub enum Event<'a> {
         /// Which.
         stream: u32,
     },
-    /// No stream above this will be looked at.
+    /// No stream shall be opened any more.
     GoAway {
-        /// The last that was.
+        /// The last one seen; later ones are under way.
         last: u32,
     },
     /// A sign of life.

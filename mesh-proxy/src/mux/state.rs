@@ -89,6 +89,10 @@ pub struct State {
     leaving: bool,
     /// The peer said GOAWAY.
     gone_away: bool,
+    /// Streams that may still arrive after our GOAWAY: what the peer can have had under way.
+    late: usize,
+    /// Whether the called side may close as well.
+    closing: bool,
     dead: bool,
     now_ns: u64,
     heard_ns: u64,
@@ -119,6 +123,8 @@ impl State {
             stray: 0,
             leaving: false,
             gone_away: false,
+            late: super::STREAMS_MAX,
+            closing: false,
             dead: false,
             now_ns: 0,
             heard_ns: 0,
@@ -170,6 +176,18 @@ impl State {
             self.send(&Event::GoAway { last: self.last });
         }
         self.wake_driver();
+    }
+
+    /// The called side, too, may close a session that it has left once it is empty: its peer had time to.
+    pub fn close(&mut self) {
+        self.closing = true;
+        self.wake_driver();
+    }
+
+    /// Whether nothing is left to do and nothing can be under way. The called side of a session cannot know that.
+    pub fn is_done(&self) -> bool {
+        let may_close = self.side == Side::Caller || self.closing;
+        self.is_leaving() && self.is_empty() && !self.has_output() && may_close
     }
 
     /// Whether no stream shall be opened any more.

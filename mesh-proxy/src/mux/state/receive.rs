@@ -1,7 +1,7 @@
 //! What arrives: each frame against the rules, then to its stream.
 
 use super::entry::{Entry, Far, Near};
-use super::{Arrival, GATHER_MAX, STRAY_FRAMES, State};
+use super::{Arrival, GATHER_MAX, State};
 use crate::mux::frame::{CREDIT_MIN, Event};
 use crate::mux::guard::{Fault, Side};
 use crate::mux::{STREAMS_MAX, WINDOW_MAX};
@@ -97,7 +97,11 @@ impl State {
         entry.held = false;
         self.open += 1;
         self.streams.insert(stream, entry);
-        if self.leaving || self.budget.buffered() > BUFFERED_MAX {
+        if self.leaving {
+            // It crossed with our GOAWAY; one that goes on opening has not read it.
+            self.late = self.late.saturating_sub(1);
+        }
+        if self.late == 0 || self.budget.buffered() > BUFFERED_MAX {
             self.reset(stream);
         } else {
             self.arrived.push_back(Arrival { stream, name });
@@ -128,12 +132,6 @@ impl State {
         }
         self.gone_away = true;
         self.leaving = true;
-        let unseen: Vec<u32> = self.streams.keys().copied().filter(|stream| *stream > last).collect();
-        for stream in unseen {
-            // It is also reset one by one.
-            self.stray = self.stray.saturating_add(STRAY_FRAMES);
-            self.lose(stream);
-        }
         self.wake_driver();
         Ok(())
     }

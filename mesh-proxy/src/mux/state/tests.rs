@@ -224,8 +224,8 @@ fn a_session_that_leaves_ends_what_it_has_and_begins_nothing() {
     write(&mut pair.caller, late, b"early bytes");
     pair.called.leave();
     pair.carry();
-    assert!(pair.called.arrival().is_none());
-    assert!(is_reset(&mut pair.caller, late));
+    assert_eq!(pair.called.arrival().unwrap().stream, late, "what was under way is taken");
+    assert_eq!(read(&mut pair.called, late).unwrap(), b"early bytes");
     assert!(pair.caller.open(NAME, 0).is_none(), "it was told");
     write(&mut pair.caller, stream, b"goes on");
     pair.carry();
@@ -360,15 +360,49 @@ fn a_caller_who_is_answered_and_opens_too_fast_loses_the_session() {
 #[test]
 fn a_caller_who_does_not_read_what_it_asks_for_loses_the_session() {
     let mut called = State::new(Side::Called, Rc::default());
-    called.leave();
     let mut frames = Vec::new();
     // Each is refused, and the refusals pile up.
     let result = (1..).try_for_each(|stream| {
         frames.clear();
         encode(&Event::Open { stream, name: "a".to_owned(), asks: true }, &mut frames);
-        called.receive(&frames, u64::from(stream) * SECOND)
+        called.receive(&frames, u64::from(stream) * SECOND)?;
+        called.arrival().unwrap();
+        called.reset(stream);
+        called.release(stream);
+        Ok(())
     });
     assert_eq!(result, Err(Fault::Unread));
+}
+
+#[test]
+fn a_caller_who_does_not_hear_the_farewell_is_refused_in_the_end() {
+    let mut called = State::new(Side::Called, Rc::default());
+    called.leave();
+    let mut frames = Vec::new();
+    let taken = (1..1_000_u32).take_while(|stream| {
+        frames.clear();
+        encode(&Event::Open { stream: *stream, name: NAME.to_owned(), asks: false }, &mut frames);
+        called.receive(&frames, u64::from(*stream) * SECOND).unwrap();
+        let arrival = called.arrival();
+        if arrival.is_some() {
+            called.reset(*stream);
+            called.release(*stream);
+        }
+        frames.clear();
+        called.gather(&mut frames);
+        arrival.is_some()
+    });
+    assert_eq!(taken.count(), STREAMS_MAX - 1);
+}
+
+#[test]
+fn the_caller_closes_a_session_that_is_over_and_the_called_side_only_after_a_while() {
+    let mut pair = Pair::new();
+    pair.called.leave();
+    pair.carry();
+    assert!(pair.caller.is_done() && !pair.called.is_done());
+    pair.called.close();
+    assert!(pair.called.is_done());
 }
 
 #[test]
