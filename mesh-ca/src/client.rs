@@ -24,9 +24,11 @@ use tokio_util::sync::CancellationToken;
 
 mod fetch;
 mod keeper;
+mod pod;
 pub mod schedule;
 
 pub use fetch::{JoinIssuer, UnixIssuer};
+pub use pod::PodIssuer;
 
 /// How long one attempt may take: several round trips, a slow disk at the authority, and a busy machine.
 pub const ATTEMPT_MAX: Duration = Duration::from_secs(15);
@@ -75,6 +77,14 @@ pub enum IssueError {
         at: String,
         /// Its words.
         reason: String,
+    },
+    /// A file that the platform delivers, and without which nobody can be asked, cannot be used.
+    #[error("{path} cannot be used: {problem}; is it mounted? compare the pod with: meshctl inject -f -")]
+    Evidence {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
     },
     /// No answer in time.
     #[error("no answer to the certificate request within {0:?}")]

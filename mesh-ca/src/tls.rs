@@ -175,6 +175,26 @@ pub fn pinned_client_config(
     )
 }
 
+/// For a workload that has evidence but no certificate yet: believes only the control plane of `trust_domain`, by roots
+/// that the platform delivered.
+///
+/// # Errors
+/// There is no bundle for the trust domain, or the library refused.
+pub fn bootstrap_client_config(
+    bundles: Arc<TrustBundles>,
+    trust_domain: &TrustDomain,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    if bundles.roots(trust_domain).is_empty() {
+        return Err(TlsError::NoBundle(trust_domain.clone()));
+    }
+    let trust = Trust::Bundles {
+        bundles,
+        revocations: Arc::default(),
+        expected: Some(control_identity(trust_domain)),
+    };
+    client_config(Verifier::new(trust, Role::Server), None, vec![ALPN_H2.to_vec()])
+}
+
 /// The name for one port of one service: `<port>.<service>.<namespace>.<trust-domain>`.
 ///
 /// # Errors

@@ -20,12 +20,13 @@ use mesh_proto::config::{
 };
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::limit::RateLimit;
-use mesh_proto::name::{InstanceName, Port, ServiceRef};
+use mesh_proto::name::{InstanceName, ObjectName, Port, ServiceRef};
 use mesh_proto::policy::model::{Isolation, Policy, PolicyName};
 use mesh_proto::resource::service::{Backing, Service, StaticEndpoint, Workload};
 use mesh_proto::resource::{Catalog, Kind, Resource, Target};
 use mesh_proto::wire::item::{Item, Part};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the authority says.
@@ -74,6 +75,29 @@ impl Member {
     }
 }
 
+/// What a platform (Kubernetes) says of its services and workloads. It is believed without more: whoever can write there
+/// can start any workload anyway.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Platform {
+    /// Its services with their endpoints, encoded.
+    pub(crate) destinations: BTreeMap<ServiceRef, Item>,
+    /// Whose each address is, encoded; all others are outside.
+    pub(crate) addresses: BTreeMap<IpAddr, Item>,
+    /// Its meshed workloads.
+    pub(crate) workloads: BTreeMap<WorkloadKey, PlatformWorkload>,
+}
+
+/// What the platform says of one workload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct PlatformWorkload {
+    /// What it is called: the name of what started it.
+    pub(crate) workload: ObjectName,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// The services that select it, in order.
+    pub(crate) services: Vec<ServiceRef>,
+}
+
 /// What a world is made of.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
@@ -89,6 +113,8 @@ pub(crate) struct Parts {
     pub(crate) trust: Arc<Trust>,
     /// Grows with every change of the authority's word since the control plane started.
     pub(crate) trust_generation: u64,
+    /// The platform's word; `None` in local mode.
+    pub(crate) platform: Option<Arc<Platform>>,
 }
 
 /// The mesh at one moment.
@@ -110,14 +136,16 @@ pub(crate) struct World {
     pub(crate) destinations: BTreeMap<ServiceRef, Item>,
     /// What every proxy gets: settings, bundles, revocations.
     pub(crate) common: Arc<[Item]>,
+    /// The platform's word; `None` in local mode.
+    pub(crate) platform: Option<Arc<Platform>>,
     encoded: Mutex<Encoded>,
 }
 
 impl World {
     /// Puts the parts together; `previous` is only used to share what is equal.
     pub(crate) fn build(parts: Parts, previous: Option<&Self>) -> Self {
-        let Parts { trust_domain, revision, catalog, workloads, trust, trust_generation } = parts;
-        let names = Names::of(&catalog);
+        let Parts { trust_domain, revision, catalog, workloads, trust, trust_generation, platform } = parts;
+        let names = Names::of(&catalog, platform.as_deref());
         let member = |(key, registered): (WorkloadKey, Arc<Registered>)| {
             let member = names.member(registered);
             let old = previous.and_then(|world| world.members.get(&key)).filter(|old| ***old == member);
@@ -131,7 +159,13 @@ impl World {
             old.filter(same).cloned().unwrap_or_else(|| Item::new(Part::Destination(Arc::new(destination))))
         };
         let destinations = destinations(&names, &members, &trust.revocations);
-        let destinations = destinations.into_iter().map(|(service, found)| (service, item(found))).collect();
+        let mut destinations: BTreeMap<ServiceRef, Item> =
+            destinations.into_iter().map(|(service, found)| (service, item(found))).collect();
+        if let Some(platform) = &platform {
+            // The platform's own service of a name is the one that its users mean.
+            destinations
+                .extend(platform.destinations.iter().map(|(name, item)| (name.clone(), item.clone())));
+        }
         let common = common_items(&trust_domain, &catalog, &trust, previous);
         let encoded = previous.filter(|world| Arc::ptr_eq(&world.catalog, &catalog)).map(Self::encoded_clone);
         let encoded = Mutex::new(encoded.unwrap_or_default());
@@ -144,6 +178,7 @@ impl World {
             members,
             destinations,
             common,
+            platform,
             encoded,
         }
     }
@@ -254,10 +289,11 @@ fn common_items(
 struct Names<'a> {
     services: BTreeMap<ServiceRef, &'a Service>,
     workloads: BTreeMap<ServiceRef, &'a Workload>,
+    platform: Option<&'a Platform>,
 }
 
 impl<'a> Names<'a> {
-    fn of(catalog: &'a Catalog) -> Self {
+    fn of(catalog: &'a Catalog, platform: Option<&'a Platform>) -> Self {
         let services = catalog.of_kind(Kind::Service).filter_map(|resource| match &**resource {
             Resource::Service(service) => Some((service.service_ref(), service)),
             _ => None,
@@ -269,11 +305,20 @@ impl<'a> Names<'a> {
             }
             _ => None,
         });
-        Self { services: services.collect(), workloads: workloads.collect() }
+        Self { services: services.collect(), workloads: workloads.collect(), platform }
     }
 
     /// What counts of a workload's claims; see the head of the module.
     fn member(&self, registered: Arc<Registered>) -> Member {
+        if let Some(known) = self.platform.and_then(|platform| platform.workloads.get(&registered.key)) {
+            let registered = Registered { workload: known.workload.clone(), ..(*registered).clone() };
+            return Member {
+                registered: Arc::new(registered),
+                labels: known.labels.clone(),
+                services: known.services.clone(),
+                warning: None,
+            };
+        }
         let name = ServiceRef { namespace: registered.namespace.clone(), name: registered.workload.clone() };
         let account = registered.key.id.workload().map(|(_, account)| account);
         let known = self.workloads.get(&name).filter(|known| Some(&known.account) == account.as_ref());
@@ -335,7 +380,11 @@ fn destinations(
         };
         found.insert(name.clone(), Destination { service: name.clone(), ports: ports.collect(), endpoints });
     }
-    for member in members.values() {
+    let is_platforms = |member: &&Arc<Member>| {
+        names.platform.is_some_and(|platform| platform.workloads.contains_key(&member.registered.key))
+    };
+    // The platform says itself who answers for its services.
+    for member in members.values().filter(|member| !is_platforms(member)) {
         // Its stream is ended as well, but one that reads nothing takes its time with that, and nobody may call it now.
         if revocations.identities.binary_search(&member.registered.key.id).is_ok() {
             continue;
@@ -376,14 +425,26 @@ fn add_ports(ports: &mut Vec<DestinationPort>, member: &Member) {
 fn endpoint(registered: &Registered) -> Endpoint {
     let WorkloadKey { id, instance } = &registered.key;
     let state = if registered.draining { EndpointState::Draining } else { EndpointState::Ready };
-    Endpoint { address: registered.address, identity: Some(id.clone()), instance: instance.clone(), state }
+    Endpoint {
+        address: registered.address,
+        identity: Some(id.clone()),
+        instance: instance.clone(),
+        state,
+        ports: BTreeMap::new(),
+    }
 }
 
 fn static_endpoint((index, fixed): (usize, &StaticEndpoint)) -> Option<Endpoint> {
     // Always a DNS label: `static-` and a number.
     let instance: InstanceName = format!("static-{index}").parse().ok()?;
     let identity: Option<SpiffeId> = fixed.identity.clone();
-    Some(Endpoint { address: fixed.address, identity, instance, state: EndpointState::Ready })
+    Some(Endpoint {
+        address: fixed.address,
+        identity,
+        instance,
+        state: EndpointState::Ready,
+        ports: BTreeMap::new(),
+    })
 }
 
 #[cfg(test)]

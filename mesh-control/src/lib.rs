@@ -8,6 +8,7 @@ mod advise;
 mod app;
 mod authority;
 mod clock;
+mod cluster;
 mod config;
 mod discovery;
 mod index;

@@ -4,10 +4,9 @@
 
 use crate::index::{Member, World};
 use crate::local::registry::WorkloadKey;
-use mesh_proto::config::OwnWorkload;
-use mesh_proto::name::ServiceRef;
+use mesh_proto::config::{AddressOwner, OwnWorkload, Owner, Subscriptions};
 use mesh_proto::wire::item::{Item, Items, Part};
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A state a proxy should have.
@@ -75,16 +74,36 @@ pub(crate) fn inbound_items(world: &World, member: &Member) -> Vec<Item> {
 pub(crate) fn wanted(
     world: &World,
     workload: &WorkloadKey,
-    subscriptions: &BTreeSet<ServiceRef>,
+    subscriptions: &Subscriptions,
     inbound: &mut Inbound,
 ) -> Option<Wanted> {
     let member = world.members.get(workload)?;
     inbound.update(world, member);
-    let destinations = subscriptions.iter().filter_map(|service| world.destinations.get(service));
-    let items: Items = world.common.iter().chain(&inbound.items).chain(destinations).cloned().collect();
+    let destinations = subscriptions.services.iter().filter_map(|service| world.destinations.get(service));
+    let own = world.common.iter().chain(&inbound.items).chain(destinations).cloned();
+    let dialled = subscriptions.addresses.iter().flat_map(|address| addressed(world, *address));
+    let items: Items = own.chain(dialled).collect();
     let bundle_sequence = world.trust.sequence(&world.trust_domain);
     let (revision, trust_generation) = (world.revision, world.trust_generation);
     Some(Wanted { items, revision, bundle_sequence, trust_generation })
+}
+
+/// The owner of an address, and the service that it is the address of. Nothing where no platform knows addresses: then
+/// silence is the honest answer.
+fn addressed(world: &World, address: IpAddr) -> impl Iterator<Item = Item> {
+    let owner = world.platform.as_ref().map(|platform| {
+        platform.addresses.get(&address).cloned().unwrap_or_else(|| {
+            Item::new(Part::Address(Arc::new(AddressOwner { address, owner: Owner::Outside })))
+        })
+    });
+    let destination = owner.as_ref().and_then(|item| match item.part() {
+        Part::Address(owner) => match &owner.owner {
+            Owner::Service(service) => world.destinations.get(service).cloned(),
+            Owner::Workload { .. } | Owner::Outside => None,
+        },
+        _ => None,
+    });
+    owner.into_iter().chain(destination)
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@ use crate::identity::{SpiffeId, TrustDomain};
 use crate::limit::RateLimit;
 use crate::name::{InstanceName, ObjectName, Port, ServiceRef};
 use crate::policy::model::{PolicyInputs, Protocol};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// A number that grows with every accepted change of the mesh's resources or registry.
@@ -36,6 +36,8 @@ pub struct Snapshot {
     pub destinations: BTreeMap<ServiceRef, Arc<Destination>>,
     /// The workload itself; `None` from a control plane that does not tell.
     pub workload: Option<Arc<OwnWorkload>>,
+    /// Addresses this workload has dialled, for which it subscribed.
+    pub addresses: BTreeMap<IpAddr, Arc<AddressOwner>>,
 }
 
 /// What the control plane knows of the workload itself.
@@ -43,6 +45,69 @@ pub struct Snapshot {
 pub struct OwnWorkload {
     /// The services it answers for, in order; empty for one that answers for none.
     pub services: Vec<ServiceRef>,
+}
+
+/// One thing that a proxy asks the control plane to tell of.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Subject {
+    /// A service by name.
+    Service(ServiceRef),
+    /// Whoever owns an IP address.
+    Address(IpAddr),
+}
+
+/// All that a proxy asks the control plane to tell of.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Subscriptions {
+    /// Services by name.
+    pub services: BTreeSet<ServiceRef>,
+    /// IP addresses, in canonical form (no IPv4 in IPv6).
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Subscriptions {
+    /// Adds a subject; says whether it is new.
+    pub fn add(&mut self, subject: Subject) -> bool {
+        match subject {
+            Subject::Service(service) => self.services.insert(service),
+            Subject::Address(address) => self.addresses.insert(address.to_canonical()),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.services.len().saturating_add(self.addresses.len())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty() && self.addresses.is_empty()
+    }
+}
+
+/// Whose an IP address is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddressOwner {
+    /// The address, in canonical form.
+    pub address: IpAddr,
+    /// Its owner.
+    pub owner: Owner,
+}
+
+/// Who owns an address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// A service whose virtual address it is; the port dialled is the service's.
+    Service(ServiceRef),
+    /// One meshed workload; the port dialled is the workload's.
+    Workload {
+        /// What it is called, for the SNI and for records.
+        workload: ServiceRef,
+        /// Its proxy, with the identity it must prove.
+        endpoint: Endpoint,
+    },
+    /// Nobody of the mesh: a connection goes where it was going, as it is.
+    Outside,
 }
 
 /// Mesh-wide settings that a proxy needs.
@@ -127,6 +192,9 @@ pub struct Endpoint {
     pub instance: InstanceName,
     /// Whether it takes new requests.
     pub state: EndpointState,
+    /// Where the service's ports lie at this endpoint, for those that lie elsewhere than [`DestinationPort::target_port`]
+    /// says, and for all ports of an unmeshed endpoint that has several.
+    pub ports: BTreeMap<Port, Port>,
 }
 
 /// Whether an endpoint takes new requests.

@@ -1,7 +1,8 @@
 //! The admin endpoint: health, readiness, metrics, configuration without secrets, open connections. Reads only.
 //!
 //! Served on loopback by the control thread, never on the mesh listener and never on the data path. It changes nothing,
-//! whatever is sent to it.
+//! whatever is sent to it. In a pod a second door stands open to the platform: health, metrics and the application's own
+//! probes, and nothing else.
 //!
 //! # Why
 //! hyper is good enough here: only this machine reaches it. A request whose `Host` is a name other than `localhost` is
@@ -14,6 +15,7 @@ use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::observe::Shard;
 use crate::observe::text::{ControlCounts, render};
+use crate::probe::Probes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -31,6 +33,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+/// What stands before `<container>/<kind>` in the path of a probe.
+pub(crate) const PROBE: &str = "/probe/";
 /// Connections at the same time; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 32;
 /// Time for a request's head.
@@ -39,6 +43,20 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections listed for each data thread.
 const LISTED_MAX: usize = 10_000;
+
+/// Where a request came in.
+#[derive(Debug)]
+pub(crate) enum Door {
+    /// On loopback: everything may be seen.
+    Loopback,
+    /// On the pod's address: only what the platform needs.
+    Platform {
+        /// The pod's address.
+        ip: IpAddr,
+        /// What the platform may ask the application through us.
+        probes: Probes,
+    },
+}
 
 /// Asks a data thread for its connections.
 pub(crate) type Ask = mpsc::Sender<oneshot::Sender<Vec<Description>>>;
@@ -58,7 +76,37 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    async fn answer<B>(&self, door: &Door, request: &Request<B>) -> Response<Full<Bytes>> {
+        match door {
+            Door::Loopback => self.answer_here(request).await,
+            Door::Platform { ip, probes } => self.answer_platform(request, *ip, probes).await,
+        }
+    }
+
+    async fn answer_platform<B>(
+        &self,
+        request: &Request<B>,
+        ip: IpAddr,
+        probes: &Probes,
+    ) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "this endpoint is only read, with GET\n");
+        }
+        let nothing = || text(StatusCode::NOT_FOUND, "not here\n");
+        match request.uri().path() {
+            HEALTHZ => text(StatusCode::OK, "ok\n"),
+            READYZ => self.readiness(),
+            METRICS => self.metrics(),
+            path => {
+                let Some(name) = path.strip_prefix(PROBE) else { return nothing() };
+                let Some(finding) = probes.ask(name, ip).await else { return nothing() };
+                let status = if finding.is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                text(status, &finding.said)
+            }
+        }
+    }
+
+    async fn answer_here<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if !is_local(request) {
             return text(StatusCode::FORBIDDEN, "the Host of this endpoint is an address or localhost\n");
         }
@@ -204,7 +252,11 @@ fn json_text(value: &Value) -> Response<Full<Bytes>> {
 }
 
 /// Serves until `ends`.
-pub(crate) async fn serve(admin: Arc<Admin>, listener: std::net::TcpListener, ends: CancellationToken) {
+pub(crate) async fn serve(
+    (admin, door): (Arc<Admin>, Arc<Door>),
+    listener: std::net::TcpListener,
+    ends: CancellationToken,
+) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "no admin endpoint"),
@@ -217,11 +269,11 @@ pub(crate) async fn serve(admin: Arc<Admin>, listener: std::net::TcpListener, en
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
                 let Ok((stream, _)) = accepted else { continue };
-                let admin = Arc::clone(&admin);
+                let (admin, door) = (Arc::clone(&admin), Arc::clone(&door));
                 connections.spawn(async move {
                     let service = service_fn(|request: Request<Incoming>| {
-                        let admin = Arc::clone(&admin);
-                        async move { Ok::<_, Infallible>(admin.answer(&request).await) }
+                        let (admin, door) = (Arc::clone(&admin), Arc::clone(&door));
+                        async move { Ok::<_, Infallible>(admin.answer(&door, &request).await) }
                     });
                     let connection = hyper::server::conn::http1::Builder::new()
                         .timer(TokioTimer::new())

@@ -12,13 +12,13 @@
 //!
 //! All control tasks live in one `JoinSet` and end with the token `ends`; data threads end when they have drained.
 
-use crate::admin::{self, Admin, Ask};
+use crate::admin::{self, Admin, Ask, Door};
 use crate::capture::dns::NameServer;
 use crate::capture::doors::{Doors, Known, NameSockets, answer_names};
 use crate::capture::vip::VirtualAddresses;
 use crate::clock;
 use crate::control::{Link, LinkState};
-use crate::data::{self, BACKLOG, CONNECTIONS_MAX, Captured, QUESTIONS_MAX, Setup};
+use crate::data::{self, BACKLOG, CONNECTIONS_MAX, Captured, DataSockets, QUESTIONS_MAX, Redirected, Setup};
 use crate::descriptors;
 use crate::discovery::Applied;
 use crate::discovery::apply::{InUse, Publisher, control_client};
@@ -53,6 +53,25 @@ pub(crate) const LEAVE_AFTER: Duration = Duration::from_millis(500);
 /// Time for the last report and the last acknowledgement at shutdown.
 const FAREWELL: Duration = Duration::from_millis(300);
 
+/// Answers on the admin endpoint and, in a pod, on the port for the platform's probes.
+fn open_doors(
+    config: &Config,
+    sockets: &mut Sockets,
+    admin: &Arc<admin::Admin>,
+    (tasks, ends): (&mut JoinSet<()>, &CancellationToken),
+) -> Result<(), ProxyError> {
+    let platform = config.pod.clone().map(|pod| Door::Platform { ip: pod.ip, probes: pod.probes });
+    let doors = [(sockets.admin.take(), Some(Door::Loopback)), (sockets.health.take(), platform)];
+    for (bound, door) in doors {
+        let (Some(bound), Some(door)) = (bound, door) else { continue };
+        let door = Arc::new(door);
+        for listener in bound.open(BACKLOG)? {
+            tasks.spawn(admin::serve((Arc::clone(admin), Arc::clone(&door)), listener, ends.clone()));
+        }
+    }
+    Ok(())
+}
+
 /// See [`crate::run`].
 pub(crate) async fn run(
     config: Config,
@@ -79,12 +98,8 @@ pub(crate) async fn run(
         asks.push(ask);
         questions.push(question);
     }
-    if let Some(bound) = sockets.admin.take() {
-        let admin = Arc::new(wiring.admin(asks));
-        for listener in bound.open(BACKLOG)? {
-            tasks.spawn(admin::serve(Arc::clone(&admin), listener, ends.clone()));
-        }
-    }
+    let admin = Arc::new(wiring.admin(asks));
+    open_doors(&config, &mut sockets, &admin, (&mut tasks, &ends))?;
 
     let first = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -103,7 +118,7 @@ pub(crate) async fn run(
     }
     let drain = CancellationToken::new();
     let outbound: Vec<SocketAddr> = sockets.explicit.iter().map(|(bound, _)| bound.address).collect();
-    let (opened, names) = Opened::open(sockets, workers)?;
+    let (opened, names) = DataSockets::open(sockets, workers)?;
     if let Some(names) = names {
         let services = Known { applied: wiring.applied.clone(), wanted: data.wanted.clone() };
         tasks.spawn(names.serve(config.namespace.clone(), trust_domain, services, ends.clone()));
@@ -179,7 +194,10 @@ struct Sockets {
     mesh: Bound,
     explicit: Vec<(Bound, Intent)>,
     doors: Option<Doors>,
+    /// Where a pod's connections are redirected to: its own, and those to it.
+    redirected: Option<(Bound, Bound)>,
     admin: Option<Bound>,
+    health: Option<Bound>,
 }
 
 impl Sockets {
@@ -192,34 +210,41 @@ impl Sockets {
                 service: listener.service.clone(),
                 port: listener.port,
                 protocol: listener.protocol,
+                direct: None,
             };
             explicit.push((bound, intent));
         }
         let doors =
             config.transparent.as_ref().map(|namespace| Doors::bind(namespace, workers)).transpose()?;
         let admin = config.admin.map(|address| listen::bind(address, "admin", 1)).transpose()?;
-        Ok(Self { mesh, explicit, doors, admin })
+        let (mut redirected, mut health) = (None, None);
+        if let Some(pod) = &config.pod {
+            let outbound = listen::bind(pod.outbound, "the pod's connections", workers)?;
+            let inbound = listen::bind(pod.inbound, "connections to the pod", workers)?;
+            redirected = Some((outbound, inbound));
+            health = Some(listen::bind(pod.health, "health", 1)?);
+        }
+        Ok(Self { mesh, explicit, doors, redirected, admin, health })
     }
 }
 
-/// The listening sockets of one worker.
-struct Opened {
-    mesh: std::net::TcpListener,
-    explicit: Vec<(std::net::TcpListener, Intent)>,
-    captured: Option<Captured>,
-}
-
-impl Opened {
+impl DataSockets {
     /// Opens all sockets and deals them out to the workers; what is left is the name server's.
     fn open(sockets: Sockets, workers: usize) -> Result<(Vec<Self>, Option<Names>), ProxyError> {
-        let Sockets { mesh, explicit, doors, admin: _ } = sockets;
+        let Sockets { mesh, explicit, doors, redirected, admin: _, health: _ } = sockets;
         let mut all: Vec<Self> = Vec::with_capacity(workers);
         for mesh in mesh.open(BACKLOG)? {
-            all.push(Self { mesh, explicit: Vec::new(), captured: None });
+            all.push(Self { mesh, explicit: Vec::new(), captured: None, redirected: None });
         }
         for (bound, intent) in explicit {
             for (worker, socket) in all.iter_mut().zip(bound.open(BACKLOG)?) {
                 worker.explicit.push((socket, intent.clone()));
+            }
+        }
+        if let Some((outbound, inbound)) = redirected {
+            let both = outbound.open(BACKLOG)?.into_iter().zip(inbound.open(BACKLOG)?);
+            for (worker, (outbound, inbound)) in all.iter_mut().zip(both) {
+                worker.redirected = Some(Redirected { outbound, inbound });
             }
         }
         let Some(Doors { outbound, addresses, dialer, names }) = doors else { return Ok((all, None)) };
@@ -266,7 +291,7 @@ struct Control<'a> {
 /// The ends that data threads hold.
 struct DataEnds {
     records: mpsc::Sender<crate::observe::Record>,
-    wanted: mpsc::Sender<mesh_proto::name::ServiceRef>,
+    wanted: mpsc::Sender<mesh_proto::config::Subject>,
 }
 
 impl Control<'_> {
@@ -310,7 +335,8 @@ impl Control<'_> {
             configure: Arc::new(configure),
             state: Arc::clone(&wiring.link),
         };
-        let subscriptions = config.outbound.iter().map(|listener| listener.service.clone()).collect();
+        let services = config.outbound.iter().map(|listener| listener.service.clone()).collect();
+        let subscriptions = mesh_proto::config::Subscriptions { services, ..Default::default() };
         let channels = (propose, asked_for);
         let client =
             Client::new(link.clone(), registration, channels, subscriptions, (renew_now, leaving.clone()));
@@ -378,7 +404,7 @@ impl Threads {
 }
 
 async fn start_threads(
-    opened: Vec<Opened>,
+    opened: Vec<DataSockets>,
     wiring: &Wiring,
     ends: DataEnds,
     questions: Vec<mpsc::Receiver<oneshot::Sender<Vec<crate::connections::Description>>>>,
@@ -386,7 +412,7 @@ async fn start_threads(
 ) -> Result<Threads, ProxyError> {
     let mut threads = Threads { handles: Vec::new(), ended: JoinSet::new(), drain: drain.clone() };
     let connections_max = descriptors::connections_max(opened.len(), CONNECTIONS_MAX);
-    for ((index, opened), questions) in opened.into_iter().enumerate().zip(questions) {
+    for ((index, sockets), questions) in opened.into_iter().enumerate().zip(questions) {
         let (ready, is_ready) = oneshot::channel();
         let shard = wiring.shards.get(index).cloned().unwrap_or_default();
         let setup = Setup {
@@ -397,9 +423,7 @@ async fn start_threads(
             standing: Arc::clone(&wiring.standing),
             records: ends.records.clone(),
             wanted: ends.wanted.clone(),
-            mesh: opened.mesh,
-            explicit: opened.explicit,
-            captured: opened.captured,
+            sockets,
             applied: wiring.applied.clone(),
             in_use: Arc::clone(&wiring.in_use),
             questions,

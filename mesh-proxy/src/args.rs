@@ -1,5 +1,9 @@
 //! What was typed, and what it means. The only reader of arguments and environment; every mistake is said at once.
 
+mod pod;
+
+pub use pod::{PodArgs, RedirectArgs};
+
 use crate::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing};
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, Port, ServiceAccount, ServiceRef};
 use mesh_proto::ops::log::{LogConfig, LogFormat};
@@ -11,7 +15,27 @@ use std::time::Duration;
 
 /// A proxy beside one workload: mutual TLS, access decisions, rate limits, balancing.
 #[derive(Clone, clap::Parser)]
-#[command(name = "mesh-proxy", version)]
+#[command(name = "mesh-proxy", version, args_conflicts_with_subcommands = true)]
+pub struct Program {
+    /// What to do instead of running beside a process
+    #[command(subcommand)]
+    pub part: Option<Part>,
+    /// How to run beside a process.
+    #[command(flatten)]
+    pub beside: Option<Args>,
+}
+
+/// What the program does in a pod.
+#[derive(Clone, clap::Subcommand)]
+pub enum Part {
+    /// Runs the proxy of a pod
+    Pod(Box<PodArgs>),
+    /// Leads the connections of this pod into its proxy
+    Redirect(RedirectArgs),
+}
+
+/// What a proxy beside a process is told.
+#[derive(Clone, clap::Args)]
 pub struct Args {
     /// The service this workload answers for.
     #[arg(long, value_name = "NAME")]
@@ -134,6 +158,7 @@ impl Args {
                 multiplexing: self.multiplexing,
                 drain: Duration::from_secs(self.drain_seconds),
                 transparent: None,
+                pod: None,
             }),
             (_, account, instance) => {
                 problems.extend(account.err().map(|error| error.to_string()));

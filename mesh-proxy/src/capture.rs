@@ -17,5 +17,6 @@ pub mod dns;
 pub(crate) mod doors;
 pub mod namespace;
 pub mod original_dst;
+pub mod pod;
 pub mod rules;
 pub mod vip;

@@ -1,10 +1,11 @@
 //! What one proxy is told at its start. Typed already: the command line and the environment are read in `main`, or by
 //! whoever embeds this crate.
 
+use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::{InstanceName, Namespace, ObjectName, Port, ServiceAccount, ServiceRef};
 use mesh_proto::policy::model::Protocol;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +46,23 @@ pub struct Config {
     pub drain: Duration,
     /// The workload's own network namespace, from which all its connections are caught; `None`: explicit ports only.
     pub transparent: Option<crate::capture::namespace::Namespace>,
+    /// The pod whose connections are redirected to this proxy; `None`: it is not in a pod.
+    pub pod: Option<PodConfig>,
+}
+
+/// What a proxy in a pod is told.
+#[derive(Clone, Debug)]
+pub struct PodConfig {
+    /// The pod's address: where the application is reached, whatever port is called.
+    pub ip: IpAddr,
+    /// Where the pod's own connections are redirected to.
+    pub outbound: SocketAddr,
+    /// Where connections to the pod's ports are redirected to.
+    pub inbound: SocketAddr,
+    /// Where the platform asks for health, and Prometheus for metrics.
+    pub health: SocketAddr,
+    /// The application's probes, which the platform asks here in its place.
+    pub probes: crate::probe::Probes,
 }
 
 /// Whether opaque connections between two proxies may share mutual TLS sessions.
@@ -85,6 +103,17 @@ pub enum IssuerConfig {
         root_sha256: [u8; 32],
         /// The token.
         token: String,
+    },
+    /// The control plane of the Kubernetes cluster this pod runs in; the pod's own token is the evidence.
+    Pod {
+        /// `host:port` of its mutual-TLS port.
+        address: String,
+        /// The mesh's trust domain.
+        trust_domain: TrustDomain,
+        /// The roots to believe, PEM; read anew at each attempt.
+        roots_file: PathBuf,
+        /// The token; read anew at each attempt.
+        token_file: PathBuf,
     },
 }
 

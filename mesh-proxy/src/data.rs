@@ -2,6 +2,7 @@
 //!
 //! `app` starts it and tells it to drain. Everything in here runs on one current-thread runtime.
 
+use crate::capture::original_dst::original_dst;
 use crate::capture::{self, vip::VirtualAddresses};
 use crate::clock;
 use crate::connections::{Connections, Description};
@@ -18,7 +19,8 @@ use crate::standing::Standing;
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
 use crate::worker::{Random, Worker};
-use mesh_proto::name::ServiceRef;
+use mesh_proto::config::Subject;
+use mesh_proto::name::Port;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,13 +56,9 @@ pub(crate) struct Setup {
     /// Lines for the access log.
     pub(crate) records: mpsc::Sender<crate::observe::Record>,
     /// Destinations to subscribe to.
-    pub(crate) wanted: mpsc::Sender<ServiceRef>,
-    /// The mesh listener.
-    pub(crate) mesh: std::net::TcpListener,
-    /// The explicit listeners.
-    pub(crate) explicit: Vec<(std::net::TcpListener, Intent)>,
-    /// What a captured workload needs.
-    pub(crate) captured: Option<Captured>,
+    pub(crate) wanted: mpsc::Sender<Subject>,
+    /// Where connections arrive.
+    pub(crate) sockets: DataSockets,
     /// The configuration; holds one already.
     pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
     /// Told which one is in use.
@@ -75,6 +73,41 @@ pub(crate) struct Setup {
     pub(crate) ready: oneshot::Sender<()>,
 }
 
+/// The sockets of one data thread.
+pub(crate) struct DataSockets {
+    /// The mesh listener.
+    pub(crate) mesh: std::net::TcpListener,
+    /// The explicit listeners.
+    pub(crate) explicit: Vec<(std::net::TcpListener, Intent)>,
+    /// What a captured workload needs.
+    pub(crate) captured: Option<Captured>,
+    /// Where a pod's connections are redirected to.
+    pub(crate) redirected: Option<Redirected>,
+}
+
+/// A listener of connections to the workload.
+type Arriving = (TcpListener, Arrives);
+
+impl DataSockets {
+    /// The listeners, for peers and for the workload's own connections.
+    fn listening(self) -> io::Result<(Vec<Arriving>, Vec<Listener>)> {
+        let mut arriving = vec![(TcpListener::from_std(self.mesh)?, Arrives::Here)];
+        let mut leaving = Vec::new();
+        for (socket, intent) in self.explicit {
+            let socket = TcpListener::from_std(socket)?;
+            leaving.push(Listener::Explicit { socket, intent: Rc::new(intent) });
+        }
+        if let Some(Captured { socket, addresses, dialer: _ }) = self.captured {
+            leaving.push(Listener::Captured { socket: TcpListener::from_std(socket)?, addresses });
+        }
+        if let Some(Redirected { outbound, inbound }) = self.redirected {
+            leaving.push(Listener::Redirected { socket: TcpListener::from_std(outbound)? });
+            arriving.push((TcpListener::from_std(inbound)?, Arrives::Redirected));
+        }
+        Ok((arriving, leaving))
+    }
+}
+
 /// What a data thread needs for a captured workload.
 pub(crate) struct Captured {
     /// Where its connections arrive.
@@ -83,6 +116,14 @@ pub(crate) struct Captured {
     pub(crate) addresses: Arc<VirtualAddresses>,
     /// The way to its own ports.
     pub(crate) dialer: capture::dialer::Dialer,
+}
+
+/// Where a pod's connections are redirected to.
+pub(crate) struct Redirected {
+    /// Those that the pod makes.
+    pub(crate) outbound: std::net::TcpListener,
+    /// Those that are made to it.
+    pub(crate) inbound: std::net::TcpListener,
 }
 
 /// Runs a data thread to its end: until it has drained.
@@ -113,7 +154,11 @@ async fn serve(setup: Setup) -> io::Result<()> {
         bodies: setup.bodies,
         standing: setup.standing,
         dialer: Dialer::Here,
-        to_workload: setup.captured.as_ref().map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
+        to_workload: setup
+            .sockets
+            .captured
+            .as_ref()
+            .map_or(Dialer::Here, |own| Dialer::Inside(own.dialer.clone())),
         mux_budget: Rc::default(),
         scratch: Scratch::new(),
         tasks: TaskTracker::new(),
@@ -124,15 +169,13 @@ async fn serve(setup: Setup) -> io::Result<()> {
     let outbound = Outbound::new(Rc::clone(&worker));
     let stop = CancellationToken::new();
     let accepting = TaskTracker::new();
-    accepting.spawn_local(accept_mesh(Rc::clone(&inbound), TcpListener::from_std(setup.mesh)?, stop.clone()));
-    for (socket, intent) in setup.explicit {
-        let listener = Listener::Explicit { socket: TcpListener::from_std(socket)?, intent: Rc::new(intent) };
-        accepting.spawn_local(accept_outbound(Rc::clone(&outbound), listener, stop.clone()));
-    }
-    if let Some(Captured { socket, addresses, dialer: _ }) = setup.captured {
-        let listener = Listener::Captured { socket: TcpListener::from_std(socket)?, addresses };
-        accepting.spawn_local(accept_outbound(Rc::clone(&outbound), listener, stop.clone()));
-    }
+    let (arriving, leaving) = setup.sockets.listening()?;
+    arriving.into_iter().for_each(|one| {
+        accepting.spawn_local(accept_mesh(Rc::clone(&inbound), one, stop.clone()));
+    });
+    leaving.into_iter().for_each(|one| {
+        accepting.spawn_local(accept_outbound(Rc::clone(&outbound), one, stop.clone()));
+    });
     // Nobody waits any more if the start was given up meanwhile.
     let _ = setup.ready.send(());
     let mut desk = Desk {
@@ -156,12 +199,8 @@ async fn serve(setup: Setup) -> io::Result<()> {
     worker.tasks.close();
     desk.inbound.apps.close_idle();
     desk.outbound.lanes.close_idle();
-    let drained = async {
-        accepting.wait().await;
-        worker.tasks.wait().await;
-    };
     tokio::select! {
-        () = drained => {}
+        _ = async { tokio::join!(accepting.wait(), worker.tasks.wait()) } => {}
         // Configuration still counts while connections finish.
         () = desk.run() => {}
         () = tokio::time::sleep(drain_max) => {
@@ -234,7 +273,20 @@ impl Desk {
     }
 }
 
-async fn accept_mesh(inbound: Rc<Inbound>, socket: TcpListener, stop: CancellationToken) {
+/// How connections come to a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arrives {
+    /// They were dialled to it.
+    Here,
+    /// They were dialled to a port of the pod.
+    Redirected,
+}
+
+async fn accept_mesh(
+    inbound: Rc<Inbound>,
+    (socket, arrives): (TcpListener, Arrives),
+    stop: CancellationToken,
+) {
     loop {
         // Cancel safe: a connection that was not returned stays in the backlog.
         let accepted = tokio::select! {
@@ -243,7 +295,15 @@ async fn accept_mesh(inbound: Rc<Inbound>, socket: TcpListener, stop: Cancellati
         };
         match accepted {
             Ok((stream, from)) => {
-                let serving = inbound::serve(Rc::clone(&inbound), stream, from, None);
+                let port = match arrives {
+                    Arrives::Here => None,
+                    // Without an original destination somebody dialled the listener itself.
+                    Arrives::Redirected => match original_dst(&stream).map(|to| Port::new(to.port())) {
+                        Ok(Some(port)) => Some(port),
+                        Ok(None) | Err(_) => continue,
+                    },
+                };
+                let serving = inbound::serve(Rc::clone(&inbound), stream, from, port);
                 inbound.worker.tasks.spawn_local(serving);
             }
             Err(error) => pause_accepting(&error).await,

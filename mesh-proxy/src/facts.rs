@@ -1,7 +1,10 @@
 //! What does not change while the proxy runs.
 
+use crate::ports::RESERVED;
 use crate::{Config, InboundPort, Multiplexing};
 use mesh_proto::name::{InstanceName, Port, ServiceRef};
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What does not change while the proxy runs.
@@ -17,6 +20,8 @@ pub(crate) struct Facts {
     pub(crate) ports: Vec<InboundPort>,
     /// Whether connections between proxies may share sessions.
     pub(crate) multiplexing: Multiplexing,
+    /// The pod's address, where every port may be called: which of them are open is known to the application alone.
+    pub(crate) pod: Option<IpAddr>,
 }
 
 impl Facts {
@@ -29,11 +34,18 @@ impl Facts {
             service,
             ports: config.ports.clone(),
             multiplexing: config.multiplexing,
+            pod: config.pod.as_ref().map(|pod| pod.ip),
         })
     }
 
-    /// The declared port, if it is one.
-    pub(crate) fn port(&self, port: Port) -> Option<&InboundPort> {
-        self.ports.iter().find(|declared| declared.port == port)
+    /// The declared port, if it is one; in a pod any port that is not the proxy's own.
+    pub(crate) fn port(&self, port: Port) -> Option<Cow<'_, InboundPort>> {
+        let declared = self.ports.iter().find(|declared| declared.port == port);
+        let undeclared = || {
+            let ip = self.pod.filter(|_| !RESERVED.contains(&port.number()))?;
+            let app = SocketAddr::new(ip, port.number());
+            Some(Cow::Owned(InboundPort { port, protocol: None, name: None, app }))
+        };
+        declared.map(Cow::Borrowed).or_else(undeclared)
     }
 }

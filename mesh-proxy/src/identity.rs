@@ -3,7 +3,7 @@
 //! The work is `mesh_ca::client`'s; here stands which issuer is asked and what a failure means for the start.
 
 use crate::{Config, IssuerConfig, ProxyError};
-use mesh_ca::client::{Identity, IssueError, Issuer, JoinIssuer, UnixIssuer};
+use mesh_ca::client::{Identity, IssueError, Issuer, JoinIssuer, PodIssuer, UnixIssuer};
 use mesh_proto::config::Bundle;
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::InstanceName;
@@ -25,6 +25,8 @@ pub(crate) enum WorkloadIssuer {
     Unix(UnixIssuer),
     /// The control plane on another one.
     Join(JoinIssuer),
+    /// The control plane of the Kubernetes cluster.
+    Pod(PodIssuer),
 }
 
 impl WorkloadIssuer {
@@ -43,6 +45,9 @@ impl WorkloadIssuer {
             IssuerConfig::Join { address, root_sha256, token } => {
                 Self::Join(JoinIssuer::new(address, root_sha256, token, instance).with_lifetime(lifetime))
             }
+            IssuerConfig::Pod { address, trust_domain, roots_file, token_file } => {
+                Self::Pod(PodIssuer { address, trust_domain, roots_file, token_file, instance, lifetime })
+            }
         })
     }
 }
@@ -52,6 +57,7 @@ impl Issuer for WorkloadIssuer {
         match self {
             Self::Unix(issuer) => issuer.issue(csr_der).await,
             Self::Join(issuer) => issuer.issue(csr_der).await,
+            Self::Pod(issuer) => issuer.issue(csr_der).await,
         }
     }
 
@@ -59,6 +65,7 @@ impl Issuer for WorkloadIssuer {
         match self {
             Self::Unix(issuer) => issuer.accepted(identity),
             Self::Join(issuer) => issuer.accepted(identity),
+            Self::Pod(issuer) => issuer.accepted(identity),
         }
     }
 
@@ -66,6 +73,7 @@ impl Issuer for WorkloadIssuer {
         match self {
             Self::Unix(issuer) => issuer.learn(bundles),
             Self::Join(issuer) => issuer.learn(bundles),
+            Self::Pod(issuer) => issuer.learn(bundles),
         }
     }
 }

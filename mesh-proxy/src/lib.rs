@@ -31,13 +31,17 @@ mod listen;
 pub mod mux;
 mod observe;
 mod outbound;
+pub mod ports;
+pub mod probe;
 pub mod refusal;
 mod standing;
 mod transport;
 mod tunnel;
 mod worker;
 
-pub use config::{AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing};
+pub use config::{
+    AccessLogTarget, Config, ExplicitListener, InboundPort, IssuerConfig, Multiplexing, PodConfig,
+};
 pub use standing::CERTIFICATE_GRACE;
 
 use std::net::SocketAddr;

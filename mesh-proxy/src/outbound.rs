@@ -12,6 +12,7 @@ pub(crate) mod attempt;
 pub(crate) mod connect;
 pub(crate) mod http;
 pub(crate) mod opaque;
+pub(crate) mod outside;
 pub(crate) mod pool;
 pub(crate) mod renewal;
 pub(crate) mod resolve;
@@ -26,6 +27,7 @@ use crate::refusal::Refusal;
 use crate::transport::tune;
 use crate::worker::Worker;
 use crate::{accept, clock};
+use mesh_proto::config::Owner;
 use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
 use pool::Lanes;
@@ -56,6 +58,8 @@ pub(crate) struct Intent {
     pub(crate) port: Option<Port>,
     /// What is spoken; `None`: as the service declares, else detected.
     pub(crate) protocol: Option<Protocol>,
+    /// One workload of the service alone, dialled by its own address; `None`: whichever answers for the service.
+    pub(crate) direct: Option<SocketAddr>,
 }
 
 /// Where connections of the workload arrive.
@@ -75,6 +79,20 @@ pub(crate) enum Listener {
         /// What the addresses mean.
         addresses: Arc<VirtualAddresses>,
     },
+    /// Every connection of a pod, to real addresses.
+    Redirected {
+        /// The socket that they are redirected to.
+        socket: TcpListener,
+    },
+}
+
+/// What a connection turned out to want.
+#[derive(Debug)]
+enum Wants {
+    /// A service, or one workload of it.
+    Service(Rc<Intent>),
+    /// Whoever owns the address.
+    Address(SocketAddr),
 }
 
 /// A connection of the workload, and what it wants.
@@ -82,7 +100,7 @@ pub(crate) enum Listener {
 pub(crate) struct Arrival {
     stream: TcpStream,
     from: SocketAddr,
-    wants: Result<Rc<Intent>, Refusal>,
+    wants: Result<Wants, Refusal>,
 }
 
 impl Listener {
@@ -98,13 +116,23 @@ impl Listener {
                 let (stream, from) = socket.accept().await?;
                 // A local port is the workload's; nobody else on the network may call in its name.
                 let is_own = from.ip().to_canonical().is_loopback();
-                let wants = if is_own { Ok(Rc::clone(intent)) } else { Err(Refusal::UnknownDestination) };
+                let wants = if is_own {
+                    Ok(Wants::Service(Rc::clone(intent)))
+                } else {
+                    Err(Refusal::UnknownDestination)
+                };
                 Ok(Arrival { stream, from, wants })
             }
             Self::Captured { socket, addresses } => {
                 let (stream, from) = socket.accept().await?;
-                let wants = dialled(&stream, addresses).ok_or(Refusal::UnknownDestination);
-                Ok(Arrival { stream, from, wants })
+                let wants = dialled(&stream, addresses).map(Wants::Service);
+                Ok(Arrival { stream, from, wants: wants.ok_or(Refusal::UnknownDestination) })
+            }
+            Self::Redirected { socket } => {
+                let (stream, from) = socket.accept().await?;
+                // Without an original destination somebody dialled the proxy itself.
+                let wants = original_dst(&stream).map(Wants::Address);
+                Ok(Arrival { stream, from, wants: wants.map_err(|_| Refusal::UnknownDestination) })
             }
         }
     }
@@ -114,7 +142,18 @@ impl Listener {
 fn dialled(stream: &TcpStream, addresses: &VirtualAddresses) -> Option<Rc<Intent>> {
     let wanted = original_dst(stream).ok()?;
     let service = addresses.service(wanted.ip())?;
-    Some(Rc::new(Intent { service, port: Port::new(wanted.port()), protocol: None }))
+    Some(Rc::new(Intent { service, port: Port::new(wanted.port()), protocol: None, direct: None }))
+}
+
+/// What a connection to an address means; `None`: nobody of the mesh owns it.
+async fn intended(outbound: &Outbound, to: SocketAddr) -> Result<Option<Rc<Intent>>, Refusal> {
+    let owner = resolve::owner(outbound, to.ip()).await?;
+    let (service, direct) = match &owner.owner {
+        Owner::Service(service) => (service.clone(), None),
+        Owner::Workload { workload, .. } => (workload.clone(), Some(to)),
+        Owner::Outside => return Ok(None),
+    };
+    Ok(Some(Rc::new(Intent { service, port: Port::new(to.port()), protocol: None, direct })))
 }
 
 /// What the calling side of one worker owns.
@@ -196,7 +235,18 @@ pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
         counter.add(1);
     }
     let wants = if open.open() > worker.connections_max { Err(Refusal::TooManyConnections) } else { wants };
+    let _panic = worker.panic_guard();
+    tune(&stream);
     let intent = match wants {
+        Ok(Wants::Service(intent)) => Ok(intent),
+        Ok(Wants::Address(to)) => match Box::pin(intended(&outbound, to)).await {
+            Ok(Some(intent)) => Ok(intent),
+            Ok(None) => return Box::pin(outside::serve(&outbound, stream, to)).await,
+            Err(refusal) => Err(refusal),
+        },
+        Err(refusal) => Err(refusal),
+    };
+    let intent = match intent {
         Ok(intent) => intent,
         Err(refusal) => {
             worker.shard.refused(Direction::Outbound, refusal.label());
@@ -204,8 +254,6 @@ pub(crate) async fn serve(outbound: Rc<Outbound>, arrival: Arrival) {
             return;
         }
     };
-    let _panic = worker.panic_guard();
-    tune(&stream);
     let service: Arc<str> = intent.service.to_string().into();
     let registration = worker.connections.register(Description {
         direction: Direction::Outbound,

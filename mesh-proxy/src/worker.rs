@@ -13,7 +13,7 @@ use crate::observe::{Recorder, Shard};
 use crate::standing::Standing;
 use crate::transport::Dialer;
 use crate::tunnel::Scratch;
-use mesh_proto::name::ServiceRef;
+use mesh_proto::config::Subject;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) struct Worker {
     /// Lines for the access log and the control plane.
     pub(crate) recorder: Recorder,
     /// Destinations to subscribe to.
-    pub(crate) wanted: mpsc::Sender<ServiceRef>,
+    pub(crate) wanted: mpsc::Sender<Subject>,
     /// Open connections in each direction; beyond, new ones are closed at once.
     pub(crate) connections_max: u64,
     /// Bounds of the HTTP codec.

@@ -138,6 +138,9 @@ pub(super) fn attest(
             &Bearer { key_sha256: claim.key_sha256, instance: claim.instance },
             now,
         ),
+        (_, Some(Evidence::KubernetesToken(_))) => Err(AttestError::WrongDoor(
+            "this mesh does not run on Kubernetes: there is nobody to review a pod's token",
+        )),
         (Caller::Tls(TlsCaller { peer: Some(peer), .. }), None) => {
             renew(authority, owners, (peer, claim.instance), now)
         }

@@ -175,7 +175,7 @@ impl Issuer for JoinIssuer {
 }
 
 /// Connects a gRPC channel over TLS with a configuration for the control plane.
-async fn tls_channel(address: &str, config: Arc<ClientConfig>) -> Result<Channel, IssueError> {
+pub(super) async fn tls_channel(address: &str, config: Arc<ClientConfig>) -> Result<Channel, IssueError> {
     let connect = async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -204,7 +204,7 @@ fn endpoint() -> Endpoint {
     Endpoint::from_static("http://mesh-control").connect_timeout(CONNECT_MAX)
 }
 
-fn request(
+pub(super) fn request(
     csr_der: Vec<u8>,
     evidence: Option<Evidence>,
     instance: &InstanceName,
@@ -214,7 +214,11 @@ fn request(
     v1::IssueRequest { csr_der, evidence, instance: instance.to_string(), lifetime_seconds }
 }
 
-async fn ask(channel: Channel, at: &str, request: v1::IssueRequest) -> Result<v1::IssueResponse, IssueError> {
+pub(super) async fn ask(
+    channel: Channel,
+    at: &str,
+    request: v1::IssueRequest,
+) -> Result<v1::IssueResponse, IssueError> {
     let mut client = IdentityClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);
     client.issue(request).await.map(tonic::Response::into_inner).map_err(|status| refusal(at, &status))
 }

@@ -146,6 +146,7 @@ impl SidecarArgs {
             multiplexing: self.multiplexing,
             drain: self.drain,
             transparent: None,
+            pod: None,
         })
     }
 }

@@ -261,6 +261,7 @@ impl Control {
             workloads: workloads.collect(),
             trust: world.trust.clone(),
             trust_generation: world.trust_generation,
+            platform: world.platform.clone(),
         };
         World::build(parts, Some(world))
     }

@@ -52,6 +52,7 @@ fn world() -> World {
         workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
         trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
         trust_generation: 0,
+        platform: None,
     };
     World::build(parts, None)
 }

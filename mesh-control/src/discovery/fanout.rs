@@ -14,13 +14,13 @@
 //! inbound policy anew after a change of resources 430 ms.
 
 use crate::discovery::subscriber::{Confirmed, Refused};
-use crate::index::{Parts, Trust, World};
+use crate::index::{Parts, Platform, Trust, World};
 use crate::local::registry::{Generation, Registered, Registry, WorkloadKey};
 use mesh_ca::verify::PeerIdentity;
+use mesh_proto::config::Subscriptions;
 use mesh_proto::identity::TrustDomain;
-use mesh_proto::name::ServiceRef;
 use mesh_proto::resource::Catalog;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, watch};
@@ -36,6 +36,7 @@ struct State {
     catalog: Arc<Catalog>,
     trust: Arc<Trust>,
     trust_generation: u64,
+    platform: Option<Arc<Platform>>,
     /// The registry has changed since the last world.
     is_stale: bool,
     /// The control plane is going down: streams that end now mean nothing.
@@ -77,6 +78,7 @@ impl Mesh {
             catalog,
             trust,
             trust_generation: 0,
+            platform: None,
             is_stale: false,
             is_frozen: false,
         };
@@ -120,6 +122,15 @@ impl Mesh {
         state.trust_generation = state.trust_generation.saturating_add(1);
         self.publish(&mut state);
         true
+    }
+
+    /// What the platform says now of its services and workloads, published within [`GATHER`].
+    #[expect(dead_code, reason = "called by the watch over the cluster's objects")]
+    pub(crate) fn set_platform(&self, platform: Arc<Platform>) {
+        let mut state = self.state();
+        state.platform = Some(platform);
+        state.is_stale = true;
+        self.stale.notify_one();
     }
 
     /// Enters a workload, published within [`GATHER`]. The world of this moment already has it for its own stream.
@@ -228,6 +239,7 @@ fn parts(trust_domain: &TrustDomain, state: &State) -> Parts {
         workloads: state.registry.workloads(),
         trust: state.trust.clone(),
         trust_generation: state.trust_generation,
+        platform: state.platform.clone(),
     }
 }
 
@@ -242,8 +254,8 @@ pub(crate) struct ProxyState {
     pub(crate) serial: Option<Vec<u8>>,
     /// When the stream began.
     pub(crate) connected_at: SystemTime,
-    /// The services it asks for.
-    pub(crate) subscriptions: Arc<BTreeSet<ServiceRef>>,
+    /// What it asks for.
+    pub(crate) subscriptions: Arc<Subscriptions>,
     /// What it enforces.
     pub(crate) confirmed: Confirmed,
     /// Since when it has enforced that.

@@ -3,10 +3,11 @@
 use crate::local::registry::{Claims, InboundPort, Registered, WorkloadKey};
 use crate::snapshot::Understood;
 use mesh_ca::verify::PeerIdentity;
+use mesh_proto::config::Subscriptions;
 use mesh_proto::name::ServiceRef;
-use mesh_proto::wire::discovery::{UNDERSTANDS_WORKLOAD, optional_protocol, port};
+use mesh_proto::wire::discovery::{UNDERSTANDS_WORKLOAD, address, optional_protocol, port};
 use mesh_proto::wire::v1;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use tonic::Status;
 
@@ -26,8 +27,8 @@ const VERSION_BYTES_MAX: usize = 64;
 pub(crate) struct Greeting {
     /// The workload to register.
     pub(crate) workload: Registered,
-    /// The services it calls.
-    pub(crate) subscriptions: BTreeSet<ServiceRef>,
+    /// What it calls.
+    pub(crate) subscriptions: Subscriptions,
     /// What it holds from before a reconnect; empty: nothing.
     pub(crate) digest: Vec<u8>,
     /// Which newer items it can read.
@@ -55,6 +56,7 @@ pub(crate) fn read(
         revision: _,
         digest,
         understands,
+        addresses,
     } = hello;
     let proven = peer.instance.as_ref().ok_or_else(|| {
         Status::permission_denied(format!(
@@ -97,21 +99,27 @@ pub(crate) fn read(
         draining: false,
     };
     let understood = Understood { workload: understands.iter().any(|kind| kind == UNDERSTANDS_WORKLOAD) };
-    Ok(Greeting { workload, subscriptions: read_subscriptions(subscriptions)?, digest, understood })
+    let subscriptions = read_subscriptions(subscriptions, addresses)?;
+    Ok(Greeting { workload, subscriptions, digest, understood })
 }
 
-/// Reads a set of services.
+/// Reads what a proxy asks to be told of.
 ///
 /// # Errors
-/// A name is malformed, or there are too many.
-pub(crate) fn read_subscriptions(names: Vec<v1::ServiceName>) -> Result<BTreeSet<ServiceRef>, Status> {
-    if names.len() > SUBSCRIPTIONS_MAX {
+/// A name or an address is malformed, or there are too many.
+pub(crate) fn read_subscriptions(
+    names: Vec<v1::ServiceName>,
+    addresses: Vec<String>,
+) -> Result<Subscriptions, Status> {
+    let asked = names.len().saturating_add(addresses.len());
+    if asked > SUBSCRIPTIONS_MAX {
         return Err(Status::invalid_argument(format!(
-            "{} subscriptions; at most {SUBSCRIPTIONS_MAX} are taken",
-            names.len()
+            "{asked} subscriptions; at most {SUBSCRIPTIONS_MAX} are taken"
         )));
     }
-    let read = names.into_iter().map(ServiceRef::try_from).collect::<Result<_, _>>();
+    let services = names.into_iter().map(ServiceRef::try_from).collect::<Result<_, _>>();
+    let addresses = addresses.iter().map(|spelled| address("addresses", spelled)).collect::<Result<_, _>>();
+    let read = services.and_then(|services| Ok(Subscriptions { services, addresses: addresses? }));
     read.map_err(|error| Status::invalid_argument(format!("subscriptions: {error}")))
 }
 

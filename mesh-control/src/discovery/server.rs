@@ -14,10 +14,9 @@ use crate::snapshot::{self, Inbound};
 use futures_util::Stream;
 use mesh_ca::authority::attest::{Caller, TlsCaller};
 use mesh_ca::verify::PeerIdentity;
-use mesh_proto::name::ServiceRef;
+use mesh_proto::config::Subscriptions;
 use mesh_proto::wire::v1::discovery_server::Discovery;
 use mesh_proto::wire::v1::{self, ControlMessage, ProxyMessage};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -110,7 +109,7 @@ impl Budget {
 struct Proxy {
     key: WorkloadKey,
     generation: Generation,
-    subscriptions: Arc<BTreeSet<ServiceRef>>,
+    subscriptions: Arc<Subscriptions>,
     inbound: Inbound,
     /// `None` until the world has the workload in it: some milliseconds.
     subscriber: Option<Subscriber>,
@@ -262,8 +261,9 @@ impl Session {
                 Ok(next)
             }
             Kind::Subscribe(subscribe) => {
-                proxy.subscriptions =
-                    Arc::new(hello::read_subscriptions(subscribe.services).map_err(End::refused)?);
+                let v1::Subscribe { services, addresses } = subscribe;
+                let read = hello::read_subscriptions(services, addresses).map_err(End::refused)?;
+                proxy.subscriptions = Arc::new(read);
                 self.refresh(now)
             }
             Kind::Draining(v1::Draining {}) => {

@@ -36,6 +36,7 @@ fn world(documents: &[&str], workloads: Vec<Registered>, previous: Option<&World
         workloads: workloads.into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
         trust: Arc::new(Trust { bundles: vec![bundle], ..Trust::default() }),
         trust_generation: 0,
+        platform: None,
     };
     World::build(parts, previous)
 }
@@ -142,6 +143,7 @@ fn a_revoked_identity_answers_for_nothing_although_its_stream_is_still_there() {
         workloads: members().into_iter().map(|w| (w.key.clone(), Arc::new(w))).collect(),
         trust: Arc::new(trust),
         trust_generation: 1,
+        platform: None,
     };
     let after = World::build(parts, Some(&before));
     assert_eq!(after.destinations.keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/pay"]);

@@ -118,6 +118,7 @@ impl Script {
                 .collect(),
             labels: self.labels.iter().cloned().collect(),
             subscriptions: self.subscriptions.iter().map(service).collect(),
+            addresses: Vec::new(),
             revision: 0,
             digest: if self.held.is_empty() { Vec::new() } else { self.held.digest().to_vec() },
             understands: Vec::new(),

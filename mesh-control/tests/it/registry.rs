@@ -112,7 +112,8 @@ async fn a_proxy_gets_only_what_it_asked_for() {
     let view = web.wait("payments", |view| view.endpoints("payments").len() == 1).await;
     assert!(view.destination("store").is_none());
     let service = v1::ServiceName { namespace: "default".into(), name: "store".into() };
-    web.say(v1::proxy_message::Kind::Subscribe(v1::Subscribe { services: vec![service] })).await;
+    web.say(v1::proxy_message::Kind::Subscribe(v1::Subscribe { services: vec![service], addresses: vec![] }))
+        .await;
     let view = web.wait("store", |view| view.endpoints("store").len() == 1).await;
     assert!(view.destination("payments").is_none(), "the set of subscriptions is replaced");
 }

@@ -2,8 +2,8 @@
 
 use super::{WireError, each, optional_text, required, text, v1};
 use crate::config::{
-    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload,
-    Revocations,
+    AddressOwner, Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode,
+    OwnWorkload, Owner, Revocations,
 };
 use crate::name::{Port, ServiceRef};
 use crate::policy::model::Protocol;
@@ -199,7 +199,7 @@ impl TryFrom<v1::DestinationPort> for DestinationPort {
 
 impl From<&Endpoint> for v1::Endpoint {
     fn from(endpoint: &Endpoint) -> Self {
-        let Endpoint { address, identity, instance, state } = endpoint;
+        let Endpoint { address, identity, instance, state, ports } = endpoint;
         let state = match state {
             EndpointState::Ready => v1::EndpointState::Ready,
             EndpointState::Draining => v1::EndpointState::Draining,
@@ -209,6 +209,13 @@ impl From<&Endpoint> for v1::Endpoint {
             identity: identity.as_ref().map(ToString::to_string).unwrap_or_default(),
             instance: instance.to_string(),
             state: state.into(),
+            ports: ports
+                .iter()
+                .map(|(port, target)| v1::EndpointPort {
+                    port: port.number().into(),
+                    target_port: target.number().into(),
+                })
+                .collect(),
         }
     }
 }
@@ -217,7 +224,7 @@ impl TryFrom<v1::Endpoint> for Endpoint {
     type Error = WireError;
 
     fn try_from(message: v1::Endpoint) -> Result<Self, WireError> {
-        let v1::Endpoint { address, identity, instance, state } = message;
+        let v1::Endpoint { address, identity, instance, state, ports } = message;
         let state = match v1::EndpointState::try_from(state) {
             Ok(v1::EndpointState::Ready) => EndpointState::Ready,
             Ok(v1::EndpointState::Draining) => EndpointState::Draining,
@@ -232,8 +239,67 @@ impl TryFrom<v1::Endpoint> for Endpoint {
             identity: optional_text("identity", &identity)?,
             instance: text("instance", &instance)?,
             state,
+            ports: each("ports", ports, |ports| {
+                Ok::<_, WireError>((port("port", ports.port)?, port("target_port", ports.target_port)?))
+            })?
+            .into_iter()
+            .collect(),
         })
     }
+}
+
+impl From<&AddressOwner> for v1::AddressOwner {
+    fn from(owner: &AddressOwner) -> Self {
+        use v1::address_owner::Owner as Wire;
+        let AddressOwner { address, owner } = owner;
+        let owner = match owner {
+            Owner::Service(service) => Wire::Service(service.into()),
+            Owner::Workload { workload, endpoint } => Wire::Workload(v1::MeshedWorkload {
+                workload: Some(workload.into()),
+                endpoint: Some(endpoint.into()),
+            }),
+            Owner::Outside => Wire::Outside(v1::Outside {}),
+        };
+        Self { address: address.to_string(), owner: Some(owner) }
+    }
+}
+
+impl TryFrom<v1::AddressOwner> for AddressOwner {
+    type Error = WireError;
+
+    fn try_from(message: v1::AddressOwner) -> Result<Self, WireError> {
+        use v1::address_owner::Owner as Wire;
+        let v1::AddressOwner { address: ip, owner } = message;
+        let owner = match required("owner", owner)? {
+            Wire::Service(service) => Owner::Service(service.try_into()?),
+            Wire::Workload(v1::MeshedWorkload { workload, endpoint }) => Owner::Workload {
+                workload: required("workload", workload)?.try_into()?,
+                endpoint: meshed(required("endpoint", endpoint)?.try_into()?)?,
+            },
+            Wire::Outside(v1::Outside {}) => Owner::Outside,
+        };
+        Ok(Self { address: address("address", &ip)?, owner })
+    }
+}
+
+/// An endpoint that must prove an identity: without one the peer would be believed unseen.
+fn meshed(endpoint: Endpoint) -> Result<Endpoint, WireError> {
+    match endpoint.identity {
+        Some(_) => Ok(endpoint),
+        None => Err(WireError::new("endpoint.identity", "is missing")),
+    }
+}
+
+/// An IP address in canonical form: one address has one spelling.
+///
+/// # Errors
+/// When it is none, or is spelled in another way.
+pub fn address(field: &str, spelled: &str) -> Result<std::net::IpAddr, WireError> {
+    let read: std::net::IpAddr = text(field, spelled)?;
+    if read.to_canonical() != read || read.to_string() != spelled {
+        return Err(WireError::new(field, format_args!("should be written {}", read.to_canonical())));
+    }
+    Ok(read)
 }
 
 /// A port number as protobuf carries it.

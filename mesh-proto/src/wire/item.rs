@@ -9,7 +9,9 @@
 //! snapshots are the same memory.
 
 use super::{WireError, required, text, v1};
-use crate::config::{Bundle, Destination, MeshSettings, OwnWorkload, Revision, Revocations, Snapshot};
+use crate::config::{
+    AddressOwner, Bundle, Destination, MeshSettings, OwnWorkload, Revision, Revocations, Snapshot,
+};
 use crate::identity::TrustDomain;
 use crate::limit::RateLimit;
 use crate::name::ServiceRef;
@@ -19,6 +21,7 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -47,6 +50,8 @@ pub enum Part {
     Destination(Arc<Destination>),
     /// The workload itself.
     Workload(Arc<OwnWorkload>),
+    /// The owner of an address that the workload dials.
+    Address(Arc<AddressOwner>),
 }
 
 impl Part {
@@ -61,6 +66,7 @@ impl Part {
             Self::Limit(limit) => ItemKey::Limit(limit.name.clone()),
             Self::Destination(destination) => ItemKey::Destination(destination.service.clone()),
             Self::Workload(_) => ItemKey::Workload,
+            Self::Address(owner) => ItemKey::Address(owner.address),
         }
     }
 
@@ -75,6 +81,7 @@ impl Part {
             Self::Limit(limit) => Kind::Limit((&**limit).into()),
             Self::Destination(destination) => Kind::Destination((&**destination).into()),
             Self::Workload(workload) => Kind::Workload((&**workload).into()),
+            Self::Address(owner) => Kind::Address((&**owner).into()),
         };
         v1::ItemBody { kind: Some(kind) }
     }
@@ -91,6 +98,7 @@ impl Part {
             Kind::Limit(limit) => Self::Limit(Arc::new(limit.try_into()?)),
             Kind::Destination(destination) => Self::Destination(Arc::new(destination.try_into()?)),
             Kind::Workload(workload) => Self::Workload(Arc::new(workload.try_into()?)),
+            Kind::Address(owner) => Self::Address(Arc::new(owner.try_into()?)),
         })
     }
 }
@@ -114,6 +122,8 @@ pub enum ItemKey {
     Destination(ServiceRef),
     /// `workload`
     Workload,
+    /// `address/<ip>`
+    Address(IpAddr),
 }
 
 impl fmt::Display for ItemKey {
@@ -131,6 +141,7 @@ impl fmt::Display for ItemKey {
             Self::Limit(name) => named(f, "limit", name),
             Self::Destination(service) => write!(f, "destination/{service}"),
             Self::Workload => f.write_str("workload"),
+            Self::Address(address) => write!(f, "address/{address}"),
         }
     }
 }
@@ -165,6 +176,7 @@ impl FromStr for ItemKey {
                     name: text("key", name)?,
                 }))
             }
+            Some(("address", address)) => Ok(Self::Address(super::discovery::address("key", address)?)),
             Some(_) => Err(error(&"is not known")),
         }
     }
@@ -343,6 +355,7 @@ impl Items {
         let mut limits = Vec::new();
         let mut destinations = BTreeMap::new();
         let mut workload = None;
+        let mut addresses = BTreeMap::new();
         for item in self.0.values() {
             match &item.part {
                 Part::Mesh(part) => mesh = Some(MeshSettings::clone(part)),
@@ -357,6 +370,9 @@ impl Items {
                     destinations.insert(part.service.clone(), Arc::clone(part));
                 }
                 Part::Workload(part) => workload = Some(Arc::clone(part)),
+                Part::Address(part) => {
+                    addresses.insert(part.address, Arc::clone(part));
+                }
             }
         }
         let mesh = required("mesh", mesh)?;
@@ -368,6 +384,17 @@ impl Items {
         policy.quarantined.clone_from(&revocations.identities);
         policy.default_allow = mesh.default_allow;
         let digest = self.digest();
-        Ok(Snapshot { revision, digest, mesh, bundles, revocations, policy, limits, destinations, workload })
+        Ok(Snapshot {
+            revision,
+            digest,
+            mesh,
+            bundles,
+            revocations,
+            policy,
+            limits,
+            destinations,
+            workload,
+            addresses,
+        })
     }
 }

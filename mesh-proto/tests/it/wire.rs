@@ -6,8 +6,8 @@ use crate::arbitrary::{
     trust_domain,
 };
 use mesh_proto::config::{
-    Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload,
-    Revision, Revocations,
+    AddressOwner, Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode,
+    OwnWorkload, Owner, Revision, Revocations,
 };
 use mesh_proto::name::ServiceRef;
 use mesh_proto::policy::model::{Action, GroupKind, Isolation, Policy, Protocol, Rule, Scope, Source};
@@ -67,19 +67,28 @@ fn mesh() -> impl Strategy<Value = MeshSettings> {
     )
 }
 
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let address = select(&["127.0.0.1:1", "[fd00::1]:65535"][..]);
+    let state = select(&[EndpointState::Ready, EndpointState::Draining][..]);
+    let ports = proptest::collection::btree_map(port(), port(), 0..3);
+    (address, option::of(spiffe_id()), name(), state, ports).prop_map(
+        |(address, identity, instance, state, ports)| Endpoint {
+            address: address.parse().unwrap(),
+            identity,
+            instance,
+            state,
+            ports,
+        },
+    )
+}
+
 fn destination() -> impl Strategy<Value = Destination> {
     let protocol =
         select(&[Protocol::Http1, Protocol::Http2, Protocol::Grpc, Protocol::Tls, Protocol::Tcp][..]);
     let port = (port(), option::of(name()), option::of(protocol), port()).prop_map(
         |(port, name, protocol, target_port)| DestinationPort { port, name, protocol, target_port },
     );
-    let address = select(&["127.0.0.1:1", "[fd00::1]:65535"][..]);
-    let state = select(&[EndpointState::Ready, EndpointState::Draining][..]);
-    let endpoint =
-        (address, option::of(spiffe_id()), name(), state).prop_map(|(address, identity, instance, state)| {
-            Endpoint { address: address.parse().unwrap(), identity, instance, state }
-        });
-    (service_ref(), vec(port, 1..3), vec(endpoint, 0..3))
+    (service_ref(), vec(port, 1..3), vec(endpoint(), 0..3))
         .prop_map(|(service, ports, endpoints)| Destination { service, ports, endpoints })
 }
 
@@ -110,6 +119,17 @@ fn own_workload(mut services: Vec<ServiceRef>) -> Part {
     Part::Workload(Arc::new(OwnWorkload { services }))
 }
 
+fn address_owner() -> impl Strategy<Value = AddressOwner> {
+    let meshed = endpoint().prop_filter("the meshed have one", |endpoint| endpoint.identity.is_some());
+    let owner = prop_oneof![
+        service_ref().prop_map(Owner::Service),
+        (service_ref(), meshed).prop_map(|(workload, endpoint)| Owner::Workload { workload, endpoint }),
+        Just(Owner::Outside),
+    ];
+    (any::<std::net::IpAddr>(), owner)
+        .prop_map(|(address, owner)| AddressOwner { address: address.to_canonical(), owner })
+}
+
 fn part() -> impl Strategy<Value = Part> {
     prop_oneof![
         mesh().prop_map(|part| Part::Mesh(Arc::new(part))),
@@ -120,6 +140,7 @@ fn part() -> impl Strategy<Value = Part> {
         rate_limit().prop_map(|part| Part::Limit(Arc::new(part))),
         destination().prop_map(|part| Part::Destination(Arc::new(part))),
         vec(service_ref(), 0..3).prop_map(own_workload),
+        address_owner().prop_map(|part| Part::Address(Arc::new(part))),
     ]
 }
 

@@ -11,6 +11,7 @@ use super::vip::VirtualAddresses;
 use crate::ProxyError;
 use crate::discovery::Applied;
 use crate::listen::{self, Bound};
+use mesh_proto::config::Subject;
 use mesh_proto::name::ServiceRef;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -84,7 +85,7 @@ pub(crate) struct Known {
     /// The configuration.
     pub(crate) applied: watch::Receiver<Option<Arc<Applied>>>,
     /// Destinations to subscribe to.
-    pub(crate) wanted: mpsc::Sender<ServiceRef>,
+    pub(crate) wanted: mpsc::Sender<Subject>,
 }
 
 impl Services for Known {
@@ -97,7 +98,7 @@ impl Services for Known {
             return true;
         }
         // Full: very many names are being asked for; the resolver asks again.
-        let _ = self.wanted.try_send(service.clone());
+        let _ = self.wanted.try_send(Subject::Service(service.clone()));
         let arrived = applied.wait_for(knows);
         tokio::time::timeout(DISCOVERY_TIMEOUT, arrived).await.is_ok_and(|arrived| arrived.is_ok())
     }

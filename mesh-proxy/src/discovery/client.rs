@@ -7,11 +7,12 @@ use super::apply::Proposal;
 use crate::clock;
 use crate::control::{ChannelError, Link, OPEN_WITHIN};
 use crate::facts::Facts;
-use mesh_proto::config::Revision;
+use mesh_proto::config::{Revision, Subject, Subscriptions};
 use mesh_proto::name::ServiceRef;
 use mesh_proto::wire::discovery::UNDERSTANDS_WORKLOAD;
 use mesh_proto::wire::{Items, MESSAGE_BYTES_MAX, v1};
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,6 +35,9 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 const FAILURES_PER_RENEWAL: u32 = 3;
 /// How often what is held is told, so that divergence is found.
 const DIGEST_EVERY: Duration = Duration::from_secs(30);
+/// Addresses whose owner is asked for at the same time. A workload calls some tens; one that calls half the internet asks
+/// again for those it has not called for long.
+const ADDRESSES_MAX: usize = 1_000;
 /// Messages that wait to be sent.
 const OUTGOING_MAX: usize = 16;
 
@@ -53,8 +57,9 @@ pub(crate) struct Client {
     link: Link,
     registration: Registration,
     proposals: mpsc::Sender<Proposal>,
-    wanted: mpsc::Receiver<ServiceRef>,
-    subscriptions: BTreeSet<ServiceRef>,
+    wanted: mpsc::Receiver<Subject>,
+    subscriptions: Subscriptions,
+    addresses_in_order: VecDeque<IpAddr>,
     held: Items,
     revision: Revision,
     /// The mesh asked for new certificates: told to the renewal.
@@ -80,8 +85,8 @@ impl Client {
     pub(crate) fn new(
         link: Link,
         registration: Registration,
-        (proposals, wanted): (mpsc::Sender<Proposal>, mpsc::Receiver<ServiceRef>),
-        subscriptions: BTreeSet<ServiceRef>,
+        (proposals, wanted): (mpsc::Sender<Proposal>, mpsc::Receiver<Subject>),
+        subscriptions: Subscriptions,
         (renew_now, draining): (Arc<Notify>, CancellationToken),
     ) -> Self {
         Self {
@@ -90,6 +95,7 @@ impl Client {
             proposals,
             wanted,
             subscriptions,
+            addresses_in_order: VecDeque::new(),
             held: Items::default(),
             revision: Revision::default(),
             renew_now,
@@ -173,11 +179,11 @@ impl Client {
                     Ok(Some(v1::ControlMessage { kind: None })) => continue,
                 },
                 // No sender is left when the data threads have drained; the stream goes on until its end is asked for.
-                Some(service) = self.wanted.recv() => {
-                    if !self.subscriptions.insert(service) {
+                Some(subject) = self.wanted.recv() => {
+                    if !self.subscribe(subject) {
                         continue;
                     }
-                    ToControl::Subscribe(v1::Subscribe { services: self.services() })
+                    ToControl::Subscribe(v1::Subscribe { services: self.services(), addresses: self.addresses() })
                 }
                 _ = digests.tick() => self.digest(),
                 // A new certificate: the control plane waits for it when it rotates roots.
@@ -247,8 +253,28 @@ impl Client {
         })
     }
 
+    /// Adds a subject, and gives up the oldest address where there are too many. Says whether anything changed.
+    fn subscribe(&mut self, subject: Subject) -> bool {
+        if !self.subscriptions.add(subject.clone()) {
+            return false;
+        }
+        if let Subject::Address(address) = subject {
+            self.addresses_in_order.push_back(address.to_canonical());
+            if self.addresses_in_order.len() > ADDRESSES_MAX
+                && let Some(oldest) = self.addresses_in_order.pop_front()
+            {
+                self.subscriptions.addresses.remove(&oldest);
+            }
+        }
+        true
+    }
+
     fn services(&self) -> Vec<v1::ServiceName> {
-        self.subscriptions.iter().map(service_name).collect()
+        self.subscriptions.services.iter().map(service_name).collect()
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.subscriptions.addresses.iter().map(ToString::to_string).collect()
     }
 
     fn hello(&self) -> v1::Hello {
@@ -267,6 +293,7 @@ impl Client {
             ports: ports.collect(),
             labels: labels.clone(),
             subscriptions: self.services(),
+            addresses: self.addresses(),
             revision: self.revision.0,
             digest: if holds_nothing { Vec::new() } else { self.held.digest().to_vec() },
             understands: vec![UNDERSTANDS_WORKLOAD.to_owned()],

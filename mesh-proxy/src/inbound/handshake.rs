@@ -21,6 +21,7 @@ use mesh_ca::tls::{Alpn, parse_server_name};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::name::{Port, ServiceRef};
 use mesh_proto::policy::model::Protocol;
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -136,7 +137,7 @@ async fn tls(
             };
             let transport = Transport::Mesh(Box::new(secured.stream));
             let (peer, alpn) = (secured.peer, secured.alpn);
-            Some(Arrived::Mesh { transport, peer, alpn, port: port.clone(), service })
+            Some(Arrived::Mesh { transport, peer, alpn, port: port.into_owned(), service })
         }
         Err(error) => {
             let expired = transport::is_own_expiry(applied.trust.not_after, &error);
@@ -169,9 +170,9 @@ fn unmeshed(
     // Where nothing says which port was meant, only one that stands alone can be.
     let declared = match (port, worker.facts.ports.as_slice()) {
         (Some(port), _) => worker.facts.port(port),
-        (None, [only]) => Some(only),
+        (None, [only]) => Some(Cow::Borrowed(only)),
         (None, _) => None,
     };
     let declared = declared.ok_or(Refusal::UnknownPort)?;
-    Ok((declared.clone(), finding.protocol().unwrap_or(Protocol::Tcp)))
+    Ok((declared.into_owned(), finding.protocol().unwrap_or(Protocol::Tcp)))
 }

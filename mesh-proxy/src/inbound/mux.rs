@@ -105,8 +105,7 @@ fn take(
     let transport = Transport::Shared { stream, tls: peer.tls };
     let open = OpenGuard::new(&worker.shard, Direction::Inbound);
     let asked = parse_server_name(&arrival.name, &worker.applied().trust.domain);
-    let declared =
-        asked.and_then(|(port, service)| worker.facts.port(port).map(|port| (port.clone(), service)));
+    let declared = asked.and_then(|(port, service)| worker.facts.port(port).map(|port| (port, service)));
     let has_expired = peer.identity.as_ref().is_some_and(|peer| peer.not_after <= clock::wall());
     let refusal = match &declared {
         _ if has_expired => Some(Refusal::HandshakeFailed),
@@ -128,7 +127,7 @@ fn take(
     // A stream takes of its caller's share what a connection takes.
     let Some(share) = share(inbound, peer, from) else { return transport.reset_on_close() };
     count(worker, ConnectionKind::InboundMesh);
-    let call = begin(worker, (peer.clone(), port), inbound.called_as(&service), Protocol::Tcp);
+    let call = begin(worker, (peer.clone(), port.into_owned()), inbound.called_as(&service), Protocol::Tcp);
     let inbound = Rc::clone(inbound);
     streams.spawn_local(async move {
         let _places = (open, share);

@@ -7,10 +7,13 @@ use super::{Client, Intent, Outbound};
 use crate::clock;
 use crate::discovery::Applied;
 use crate::refusal::Refusal;
-use mesh_proto::config::{Destination, DestinationPort, EndpointState};
+use mesh_proto::config::{
+    AddressOwner, Destination, DestinationPort, Endpoint, EndpointState, Owner, Subject,
+};
 use mesh_proto::name::{Port, ServiceRef};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +35,24 @@ pub(crate) struct Route {
     pub(crate) ready: Vec<Rc<Lane>>,
     /// Endpoints that are going away: for when there are no others.
     pub(crate) draining: Vec<Rc<Lane>>,
-    source: Arc<Destination>,
+    source: Source,
+}
+
+/// What a route was made of; it is made anew when this changes.
+#[derive(Clone, Debug)]
+enum Source {
+    Service(Arc<Destination>),
+    Address(Arc<AddressOwner>),
+}
+
+impl Source {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
+            (Self::Address(one), Self::Address(other)) => Arc::ptr_eq(one, other),
+            (Self::Service(_), Self::Address(_)) | (Self::Address(_), Self::Service(_)) => false,
+        }
+    }
 }
 
 /// A service and, where it was named, its port.
@@ -42,8 +62,10 @@ type Asked = (ServiceRef, Option<Port>);
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     by_name: RefCell<HashMap<Asked, Rc<Route>>>,
-    /// When a service that is not known was first asked for.
-    asked: RefCell<HashMap<ServiceRef, Instant>>,
+    /// Workloads that are dialled directly.
+    by_address: RefCell<HashMap<SocketAddr, Rc<Route>>>,
+    /// When something that is not known was first asked for.
+    asked: RefCell<HashMap<Subject, Instant>>,
 }
 
 impl Routes {
@@ -57,13 +79,17 @@ impl Routes {
         intent: &Intent,
         applied: &Applied,
     ) -> Result<Option<Rc<Route>>, Refusal> {
+        if let Some(address) = intent.direct {
+            return Ok(self.find_direct(lanes, address, applied));
+        }
         let mut routes = self.by_name.borrow_mut();
         let key = (intent.service.clone(), intent.port);
         let Some(destination) = applied.snapshot.destinations.get(&intent.service) else {
             // It was there and is gone: nobody answers for it, and waiting would only say so later.
             return if routes.contains_key(&key) { Err(Refusal::NoEndpoints) } else { Ok(None) };
         };
-        if let Some(route) = routes.get(&key).filter(|route| Arc::ptr_eq(&route.source, destination)) {
+        let source = Source::Service(Arc::clone(destination));
+        if let Some(route) = routes.get(&key).filter(|route| route.source.is_same(&source)) {
             return Ok(Some(Rc::clone(route)));
         }
         let port = destination.ports.iter().find(|port| intent.port.is_none_or(|wanted| wanted == port.port));
@@ -71,30 +97,63 @@ impl Routes {
         if routes.len() >= ROUTES_MAX {
             routes.clear();
         }
-        let route = Rc::new(Route::new(lanes, destination, port.clone()));
+        let route =
+            Rc::new(Route::new(lanes, (&destination.service, &destination.endpoints), port.clone(), source));
         routes.insert(key, Rc::clone(&route));
         Ok(Some(route))
     }
 
-    /// Whether the service was asked for so long ago that the control plane would have told of it by now.
-    fn asked_before(&self, service: &ServiceRef, now: Instant) -> bool {
+    /// The route to one workload. Addresses that are no longer told of keep the route they had: whoever has the address
+    /// now must prove the identity that was promised then.
+    fn find_direct(&self, lanes: &Rc<Lanes>, address: SocketAddr, applied: &Applied) -> Option<Rc<Route>> {
+        let mut routes = self.by_address.borrow_mut();
+        let known = routes.get(&address);
+        let Some(owner) = applied.snapshot.addresses.get(&address.ip()) else { return known.cloned() };
+        let source = Source::Address(Arc::clone(owner));
+        if let Some(route) = known.filter(|route| route.source.is_same(&source)) {
+            return Some(Rc::clone(route));
+        }
+        let Owner::Workload { workload, endpoint } = &owner.owner else { return known.cloned() };
+        let port = Port::new(address.port())?;
+        let port = DestinationPort { port, name: None, protocol: None, target_port: port };
+        if routes.len() >= ROUTES_MAX {
+            routes.clear();
+        }
+        let route = Rc::new(Route::new(lanes, (workload, std::slice::from_ref(endpoint)), port, source));
+        routes.insert(address, Rc::clone(&route));
+        Some(route)
+    }
+
+    /// Whether it was asked for so long ago that the control plane would have told of it by now.
+    fn asked_before(&self, subject: &Subject, now: Instant) -> bool {
         let mut asked = self.asked.borrow_mut();
         if asked.len() >= ROUTES_MAX {
             asked.clear();
         }
-        let first = *asked.entry(service.clone()).or_insert(now);
+        let first = *asked.entry(subject.clone()).or_insert(now);
         now.saturating_duration_since(first) >= DISCOVERY_TIMEOUT
     }
 }
 
 impl Route {
-    fn new(lanes: &Rc<Lanes>, destination: &Arc<Destination>, port: DestinationPort) -> Self {
+    fn new(
+        lanes: &Rc<Lanes>,
+        (service, endpoints): (&ServiceRef, &[Endpoint]),
+        port: DestinationPort,
+        source: Source,
+    ) -> Self {
         let (mut ready, mut draining) = (Vec::new(), Vec::new());
-        for endpoint in &destination.endpoints {
+        for endpoint in endpoints {
+            let other = endpoint.ports.get(&port.port).copied();
+            let address = match (&endpoint.identity, other) {
+                // The application itself, where this port of it lies.
+                (None, Some(target)) => SocketAddr::new(endpoint.address.ip(), target.number()),
+                _ => endpoint.address,
+            };
             let lane = lanes.lane(LaneKey {
-                address: endpoint.address,
+                address,
                 identity: endpoint.identity.clone(),
-                name: Some((destination.service.clone(), port.target_port)),
+                name: Some((service.clone(), other.unwrap_or(port.target_port))),
                 instance: Some(endpoint.instance.clone()),
                 caller: None,
             });
@@ -103,8 +162,7 @@ impl Route {
                 EndpointState::Draining => draining.push(lane),
             }
         }
-        let service = destination.service.clone();
-        Self { service, port, ready, draining, source: Arc::clone(destination) }
+        Self { service: service.clone(), port, ready, draining, source }
     }
 }
 
@@ -133,12 +191,39 @@ async fn look_up(outbound: &Outbound, intent: &Intent) -> Result<Rc<Route>, Refu
     if let Some(route) = find()? {
         return Ok(route);
     }
+    arrival(outbound, Subject::Service(intent.service.clone()), find).await
+}
+
+/// Whose the address is that a connection of the pod was dialled to; waits for the answer when it is dialled for the first
+/// time.
+///
+/// # Errors
+/// [`Refusal::UnknownDestination`] when nobody tells in time.
+pub(crate) async fn owner(outbound: &Outbound, address: IpAddr) -> Result<Arc<AddressOwner>, Refusal> {
+    let find = || Ok(outbound.worker.applied().snapshot.addresses.get(&address).cloned());
+    if let Some(owner) = find()? {
+        return Ok(owner);
+    }
+    let owner = arrival(outbound, Subject::Address(address), find).await?;
+    if let Owner::Service(service) = &owner.owner {
+        // By name, too: addresses that were not dialled for long are given up, and their services are still in use.
+        let _ = outbound.worker.wanted.try_send(Subject::Service(service.clone()));
+    }
+    Ok(owner)
+}
+
+/// Asks for something and waits until `find` finds it, bounded.
+async fn arrival<T>(
+    outbound: &Outbound,
+    subject: Subject,
+    find: impl Fn() -> Result<Option<T>, Refusal>,
+) -> Result<T, Refusal> {
     let now = clock::now();
-    if outbound.routes.asked_before(&intent.service, now) {
+    if outbound.routes.asked_before(&subject, now) {
         return Err(Refusal::UnknownDestination);
     }
-    // Full: it is being asked for very many services; this one is asked for again by the next connection.
-    let _ = outbound.worker.wanted.try_send(intent.service.clone());
+    // Full: it is being asked for very much; this is asked for again by the next connection.
+    let _ = outbound.worker.wanted.try_send(subject.clone());
     let watch = outbound.worker.connections.register_part();
     let arrives = async {
         loop {
@@ -148,5 +233,10 @@ async fn look_up(outbound: &Outbound, intent: &Intent) -> Result<Rc<Route>, Refu
             watch.changed().await;
         }
     };
-    tokio::time::timeout(DISCOVERY_TIMEOUT, arrives).await.unwrap_or(Err(Refusal::UnknownDestination))
+    let arrived = tokio::time::timeout(DISCOVERY_TIMEOUT, arrives).await;
+    if matches!(arrived, Ok(Ok(_))) {
+        // An address may be given up and asked for again.
+        outbound.routes.asked.borrow_mut().remove(&subject);
+    }
+    arrived.unwrap_or(Err(Refusal::UnknownDestination))
 }

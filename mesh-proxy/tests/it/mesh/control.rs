@@ -308,6 +308,7 @@ impl Inner {
                 identity: Some(self.id_of(&hello.workload)),
                 instance: hello.instance.parse().unwrap(),
                 state: if *draining { EndpointState::Draining } else { EndpointState::Ready },
+                ports: Default::default(),
             });
         }
         let extra = state.extra.iter().filter(|(name, _)| *name == wanted.name);

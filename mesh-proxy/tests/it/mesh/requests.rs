@@ -157,6 +157,7 @@ async fn a_failed_connect_is_tried_on_another_endpoint() {
             identity: Some(id("api")),
             instance: "api-dead".parse().unwrap(),
             state: EndpointState::Ready,
+            ports: Default::default(),
         };
         state.extra.push(("api".to_owned(), endpoint));
     });
@@ -180,6 +181,7 @@ async fn an_impostor_is_refused_by_the_caller() {
             identity: Some(id("bank")),
             instance: "bank-1".parse().unwrap(),
             state: EndpointState::Ready,
+            ports: Default::default(),
         };
         state.extra.push(("bank".to_owned(), endpoint));
     });

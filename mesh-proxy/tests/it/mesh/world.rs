@@ -149,6 +149,7 @@ impl Plan<'_> {
             multiplexing: self.multiplexing,
             drain: self.drain,
             transparent: None,
+            pod: None,
         };
         let shutdown = CancellationToken::new();
         let (tell, told) = oneshot::channel();
