@@ -7,7 +7,7 @@
 //! No cargo-fuzz: what it adds to cargo here is six flags, of which the only one that is not stable (a sanitizer) finds
 //! faults of unsafe code, and there is none in this workspace. A nightly compiler would be a second one to keep in step.
 
-use crate::step::{Step, root};
+use crate::step::{Step, root, target};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -94,9 +94,7 @@ fn host() -> Result<String> {
 
 /// A folder in the build directory.
 fn folder(name: &str) -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "as cargo does")]
-    let built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    built.join(name)
+    target().join(name)
 }
 
 /// Runs one target and prints what it did in one line.

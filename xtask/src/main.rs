@@ -7,12 +7,18 @@
 mod bench;
 mod ci;
 mod fuzz;
+mod images;
 mod programs;
 mod step;
 mod tidy;
+mod tools;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+
+/// The exit code when no cluster, or no docker, can be had on this machine: nothing is known to be broken. `EX_UNAVAILABLE` of
+/// sysexits.h.
+const NO_CLUSTER: u8 = 69;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Builds, checks and measures the mesh")]
@@ -44,6 +50,8 @@ enum Command {
     /// Relays ports to ports.
     #[command(hide = true)]
     BenchRelay { ports: Vec<u16> },
+    /// Builds the mesh's container images, from scratch and without a registry.
+    Images(images::Args),
     /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
     Tidy,
     /// Runs each fuzz target under libFuzzer for a while (needs a C++ compiler).
@@ -68,6 +76,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchBackend { ports } => bench::backend(&ports),
         Command::BenchRelay { ports } => bench::relay(&ports),
+        Command::Images(args) => images::run(&args),
         Command::Tidy => tidy::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak { minutes, release } => {
@@ -78,7 +87,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "));
-            ExitCode::FAILURE
+            if error.is::<tools::Absent>() { ExitCode::from(NO_CLUSTER) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A program that cannot be had fails the run with its name; no test is ever skipped for want of one.
 
 use crate::step::{Step, root};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -112,6 +112,17 @@ fn install_debian(programs: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
+/// Installs what writes packet rules.
+pub(crate) fn install_packet_filter() -> Result<()> {
+    install_debian(&[("nft", "nftables")])
+}
+
+/// Where a program is: on PATH, or where only root looks.
+pub(crate) fn found(program: &str) -> Result<PathBuf> {
+    let there = places().into_iter().map(|folder| folder.join(program)).find(|path| path.is_file());
+    there.with_context(|| format!("{program} is not on PATH"))
+}
+
 fn install_python() -> Result<()> {
     let python = root().join(PYTHON_ENVIRONMENT).join("bin/python");
     if imports(&python) {
@@ -147,14 +158,17 @@ fn imports(python: &Path) -> bool {
     Command::new(python).args(["-c", "import grpc, websockets"]).output().is_ok_and(|o| o.status.success())
 }
 
-fn is_there(program: &str) -> bool {
+/// Whether a program, or one at a place with `*` for a version, can be started.
+pub(crate) fn is_there(program: &str) -> bool {
     if let Some((parent, below)) = program.split_once("/*/") {
         let versions = std::fs::read_dir(parent).into_iter().flatten().flatten();
         return versions.into_iter().any(|version| version.path().join(below).is_file());
     }
+    found(program).is_ok()
+}
+
+fn places() -> Vec<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "a look-up as the shell does it")]
     let places = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&places)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|folder| folder.join(program).is_file())
+    std::env::split_paths(&places).chain(["/usr/sbin".into(), "/sbin".into()]).collect()
 }

@@ -11,6 +11,13 @@ pub(crate) fn root() -> PathBuf {
     here.parent().map_or_else(|| here.clone(), PathBuf::from)
 }
 
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "cargo's own variable says where programs are built")]
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target
+}
+
 /// A command line that must succeed.
 pub(crate) struct Step {
     name: &'static str,
@@ -27,6 +34,11 @@ impl Step {
     pub(crate) fn program(name: &'static str, program: &str, args: &[&str]) -> Self {
         let mut command = Command::new(program);
         command.args(args).current_dir(root());
+        Self::of(name, command)
+    }
+
+    /// A step that runs a command which is ready.
+    pub(crate) fn of(name: &'static str, command: Command) -> Self {
         Self { name, command }
     }
 

@@ -4,7 +4,7 @@
 use super::backend::Backend;
 use super::contestant::Contestant;
 use super::process::{Process, free_port, loopback, wait};
-use crate::step::root;
+use crate::step::target;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -73,9 +73,7 @@ pub(super) fn ready_after_certificate_ms(mesh: &Contestant) -> Result<Vec<f64>> 
 
 /// Where cargo has put `meshctl`.
 pub(super) fn built(profile: &str) -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "cargo's own variable says where programs are built")]
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join(if profile == "dev" { "debug" } else { profile }).join("meshctl")
+    target().join(if profile == "dev" { "debug" } else { profile }).join("meshctl")
 }
 
 /// A hundred rules, of which the last allows the client; a limit that is never reached.
