@@ -7,11 +7,13 @@
 //!                                                                        └── admin, advise
 //!  control.sock ── unix acceptor ── gRPC: Identity, Admin
 //!  TLS port ────── tls acceptor ─── gRPC: Identity, Discovery, Telemetry
+//!  in a cluster (`in_cluster`): API server ── watch ── Mesh;  loopback ── gRPC: Admin;  webhook
 //! ```
 //!
 //! Every long task is started here and in no other place, and named in [`Tasks`]. Shutdown goes in this order: the mesh is
 //! frozen (streams that end now mean nothing), the registry is kept, everything that listens stops, the store is closed.
 
+mod in_cluster;
 mod opening;
 mod scrape;
 
@@ -20,6 +22,7 @@ use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
 use crate::authority::{CertificateAuthority, Refusals, Ticker};
 use crate::clock;
+use crate::cluster::ClusterError;
 use crate::config::Config;
 use crate::discovery::fanout::Mesh;
 use crate::discovery::server::{self as discovery_server, DiscoveryService};
@@ -33,6 +36,7 @@ use crate::telemetry::{self, TelemetryService};
 use crate::traffic::Traffic;
 use crate::transport::tls::Acceptor;
 use crate::transport::{self, unix};
+use in_cluster::InCluster;
 use mesh_ca::authority::AuthorityError;
 use mesh_ca::authority::server::{IdentityService, SelfIssuer};
 use mesh_ca::bundle::{BundleError, TrustBundles};
@@ -79,6 +83,9 @@ pub enum ControlError {
     /// The sealing key cannot be used.
     #[error(transparent)]
     Seal(#[from] SealError),
+    /// The cluster cannot be used.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -144,12 +151,20 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), ControlError> {
     mesh_ca::install_crypto();
+    let cluster = match &config.kubernetes {
+        Some(kubernetes) => Some(InCluster::prepare(kubernetes).await?),
+        None => None,
+    };
     let opened = opening::open(&config).await?;
     let listeners = Listeners::bind(&config, &opened).await?;
     let running = listeners.running(&opened)?;
     let mut tasks = Tasks::default();
     let plane = Plane::assemble(opened, listeners.advertised.clone(), tasks.stop.clone()).await?;
-    plane.start(&config, listeners, &mut tasks);
+    let is_ready = match cluster {
+        Some(cluster) => cluster.start(&plane, &mut tasks),
+        None => watch::channel(true).1,
+    };
+    plane.start(&config, (listeners, is_ready), &mut tasks);
     tracing::info!(
         trust_domain = %running.trust_domain, address = %running.address, socket = %running.socket.display(),
         revision = plane.control.mesh.world().revision, "control plane serves"
@@ -281,7 +296,12 @@ impl Plane {
     }
 
     /// Starts every long task.
-    fn start(&self, config: &Config, listeners: Listeners, tasks: &mut Tasks) {
+    fn start(
+        &self,
+        config: &Config,
+        (listeners, is_ready): (Listeners, watch::Receiver<bool>),
+        tasks: &mut Tasks,
+    ) {
         let (control, stop) = (&self.control, &tasks.stop);
         let renew_own = Arc::new(Notify::new());
         let mesh = control.mesh.clone();
@@ -326,7 +346,8 @@ impl Plane {
         tasks.add_server("the socket's gRPC server", self.serve_socket(unix_out, ends(&stop)));
         tasks.add_server("the TLS port's gRPC server", self.serve_tls(tls_out, ends(&stop)));
         if let Some(listener) = listeners.metrics {
-            tasks.add("the metrics endpoint", scrape::serve(listener, control.clone(), stop.clone()));
+            let scraped = scrape::Scraped { control: control.clone(), is_ready };
+            tasks.add("the metrics endpoint", scrape::serve(listener, scraped, stop.clone()));
         }
     }
 

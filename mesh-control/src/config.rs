@@ -2,11 +2,17 @@
 //!
 //! `main` makes a [`Config`] from arguments and environment, `meshctl up` makes one itself. Nothing behind it reads either.
 
+use crate::cluster::KubernetesConfig;
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::ops::log::{LogConfig, LogFormat};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The trust domain of a cluster's mesh that was not told another.
+const CLUSTER_TRUST_DOMAIN: &str = "cluster.local";
+/// Where the Secret with the sealing key is mounted.
+const CLUSTER_SEAL_KEY: &str = "/var/run/mesh-control/seal/seal.key";
 
 /// A private root that the mesh shall use instead of making its own. Not `Debug`: it holds a key.
 #[derive(Clone)]
@@ -44,6 +50,8 @@ pub struct Config {
     pub settle: Duration,
     /// How long a rotation of the root waits for a workload that has a certificate but is not connected.
     pub absent_grace: Duration,
+    /// The cluster whose workload this control plane is; `None` in local mode.
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 impl Config {
@@ -63,6 +71,7 @@ impl Config {
             metrics: None,
             settle: Duration::from_secs(10),
             absent_grace: Duration::from_secs(30),
+            kubernetes: None,
         }
     }
 }
@@ -74,9 +83,9 @@ pub struct Args {
     /// Where its state lives: store, sealed keys, socket, lock
     #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "DIR")]
     state_dir: PathBuf,
-    /// The mutual-TLS port for proxies; port 0 takes any free one
-    #[arg(long, env = "MESH_CONTROL_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:15012")]
-    listen: SocketAddr,
+    /// The mutual-TLS port for proxies; port 0 takes any free one [default: 127.0.0.1:15012, with --kubernetes 0.0.0.0:15012]
+    #[arg(long, env = "MESH_CONTROL_LISTEN", value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
     /// HOST:PORT under which workloads reach that port, if it is not the one above
     #[arg(long, env = "MESH_CONTROL_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
@@ -98,18 +107,69 @@ pub struct Args {
     /// Its private key (PEM)
     #[arg(long, value_name = "FILE", requires = "root_certificate")]
     root_key: Option<PathBuf>,
-    /// The file of the sealing key, if it is not seal.key in the state directory
-    #[arg(long, env = "MESH_CONTROL_SEAL_KEY", value_name = "FILE")]
+    /// The file of the sealing key [default: seal.key in the state directory, with --kubernetes the mounted Secret]
+    #[arg(long, alias = "seal-key-file", env = "MESH_CONTROL_SEAL_KEY", value_name = "FILE")]
     seal_key: Option<PathBuf>,
-    /// Where Prometheus metrics are served; not at all unless given
+    /// Where Prometheus metrics are served [default: not at all, with --kubernetes 0.0.0.0:15014]
     #[arg(long, env = "MESH_CONTROL_METRICS", value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
+    #[command(flatten)]
+    kubernetes: KubernetesArgs,
     /// text or json
     #[arg(long, env = "MESH_CONTROL_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
     /// Which log lines: a level, or target=level pairs joined by commas
     #[arg(long, env = "MESH_CONTROL_LOG", default_value = "info")]
     log: String,
+}
+
+/// What was typed about the cluster.
+#[derive(clap::Args, Debug)]
+#[command(next_help_heading = "In a Kubernetes cluster")]
+struct KubernetesArgs {
+    /// Runs as a workload of a Kubernetes cluster: services, endpoints and policies come from its API server
+    #[arg(long)]
+    kubernetes: bool,
+    /// The namespace of the control plane
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE", default_value = "mesh-system")]
+    namespace: String,
+    /// The name of this pod
+    #[arg(long, env = "POD_NAME", value_name = "NAME", default_value = "mesh-control")]
+    pod_name: String,
+    /// Reaches the cluster with this file instead of the pod's own account
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Where `meshctl` arrives, through a port-forward
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:15010")]
+    admin_listen: SocketAddr,
+    /// Where the API server asks for injection and validation
+    #[arg(long, value_name = "IP:PORT", default_value = "0.0.0.0:15017")]
+    webhook_listen: SocketAddr,
+    /// The image of the proxies that are injected
+    #[arg(long, value_name = "IMAGE", default_value = concat!("mesh-proxy:", env!("CARGO_PKG_VERSION")))]
+    proxy_image: String,
+    /// The image that redirects a pod's traffic to its proxy
+    #[arg(long, value_name = "IMAGE", default_value = concat!("mesh-init:", env!("CARGO_PKG_VERSION")))]
+    init_image: String,
+}
+
+impl KubernetesArgs {
+    fn into_config(self, wrong: &mut Vec<String>) -> Option<KubernetesConfig> {
+        if !self.kubernetes {
+            return None;
+        }
+        let namespace = self.namespace.parse().map_err(|error| wrong.push(format!("--namespace: {error}")));
+        let pod = self.pod_name.parse().map_err(|error| wrong.push(format!("--pod-name: {error}")));
+        Some(KubernetesConfig {
+            namespace: namespace.ok()?,
+            pod: pod.ok()?,
+            kubeconfig: self.kubeconfig,
+            admin: self.admin_listen,
+            webhook: self.webhook_listen,
+            proxy_image: self.proxy_image,
+            init_image: self.init_image,
+        })
+    }
 }
 
 /// What is wrong with what was typed: everything at once.
@@ -124,7 +184,10 @@ impl Args {
     /// Everything that is wrong, one line for each mistake.
     pub fn into_config(self) -> Result<(LogConfig, Config), ArgsError> {
         let mut wrong = Vec::new();
-        let trust_domain = self.trust_domain.and_then(|text| match text.parse::<TrustDomain>() {
+        let kubernetes = self.kubernetes.into_config(&mut wrong);
+        let is_pod = kubernetes.is_some();
+        let typed = self.trust_domain.or_else(|| is_pod.then(|| CLUSTER_TRUST_DOMAIN.to_owned()));
+        let trust_domain = typed.and_then(|text| match text.parse::<TrustDomain>() {
             Ok(domain) => Some(domain),
             Err(error) => {
                 wrong.push(format!("--trust-domain: {error}"));
@@ -151,17 +214,23 @@ impl Args {
         }
         let brought_root =
             certificate.zip(key).map(|(certificate_pem, key_pem)| BroughtRoot { certificate_pem, key_pem });
+        let everywhere = |port| is_pod.then(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+        // A cluster's volume is everybody's to write to, and what is kept here must not be.
+        let state_dir = if is_pod { self.state_dir.join("state") } else { self.state_dir };
+        let usual = Config::new(state_dir);
+        let service = kubernetes.as_ref().map(KubernetesConfig::service);
         let config = Config {
-            listen: self.listen,
-            advertise: self.advertise,
+            listen: self.listen.or_else(|| everywhere(15012)).unwrap_or(usual.listen),
+            advertise: self.advertise.or(service),
             trust_domain,
             svid_lifetime: Duration::from_secs(self.svid_lifetime),
             intermediate_lifetime: Duration::from_secs(self.intermediate_lifetime),
             root_lifetime: Duration::from_secs(self.root_lifetime),
             brought_root,
-            seal_key_file: self.seal_key,
-            metrics: self.metrics,
-            ..Config::new(self.state_dir)
+            seal_key_file: self.seal_key.or_else(|| is_pod.then(|| PathBuf::from(CLUSTER_SEAL_KEY))),
+            metrics: self.metrics.or_else(|| everywhere(15014)),
+            kubernetes,
+            ..usual
         };
         Ok((LogConfig { format: self.log_format, filter: self.log }, config))
     }

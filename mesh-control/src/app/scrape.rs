@@ -1,4 +1,5 @@
-//! The metrics endpoint: Prometheus text, liveness and readiness over plain HTTP, meant for loopback.
+//! The metrics endpoint: Prometheus text, liveness and readiness over plain HTTP, meant for loopback or a
+//! cluster's own network.
 
 use crate::admin::Control;
 use crate::clock;
@@ -13,6 +14,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +25,17 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(5);
 /// The longest life of a connection: scrapers come back.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(300);
 
+/// What is scraped.
+#[derive(Clone)]
+pub(super) struct Scraped {
+    /// What is counted.
+    pub(super) control: Arc<Control>,
+    /// Whether everything is known that proxies may ask for.
+    pub(super) is_ready: watch::Receiver<bool>,
+}
+
 /// Serves until `shutdown`.
-pub(super) async fn serve(listener: TcpListener, control: Arc<Control>, shutdown: CancellationToken) {
+pub(super) async fn serve(listener: TcpListener, scraped: Scraped, shutdown: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -41,10 +52,10 @@ pub(super) async fn serve(listener: TcpListener, control: Arc<Control>, shutdown
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let control = control.clone();
+        let scraped = scraped.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let response = respond(&control, &request);
+                let response = respond(&scraped, &request);
                 async move { Ok::<_, Infallible>(response) }
             });
             let connection = hyper::server::conn::http1::Builder::new()
@@ -58,9 +69,12 @@ pub(super) async fn serve(listener: TcpListener, control: Arc<Control>, shutdown
     }
 }
 
-fn respond<B>(control: &Control, request: &Request<B>) -> Response<Full<Bytes>> {
+fn respond<B>(scraped: &Scraped, request: &Request<B>) -> Response<Full<Bytes>> {
     let (status, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, METRICS) => (StatusCode::OK, metrics(control)),
+        (&Method::GET, METRICS) => (StatusCode::OK, metrics(&scraped.control)),
+        (&Method::GET, READYZ) if !*scraped.is_ready.borrow() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the cluster's objects have not all been read yet\n".to_owned())
+        }
         (&Method::GET, HEALTHZ | READYZ) => (StatusCode::OK, "ok\n".to_owned()),
         (&Method::GET, _) => {
             (StatusCode::NOT_FOUND, format!("there are {METRICS}, {HEALTHZ} and {READYZ}\n"))

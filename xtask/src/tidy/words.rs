@@ -24,7 +24,7 @@ const CODE: [(&str, &[&str], &str); 8] = [
     ("#[allow(", &["xtask/"], "use #[expect(…, reason = …)]"),
     (
         "kube::",
-        &["xtask/", "mesh-control/src/cluster", "mesh-cli/src/cluster"],
+        &["xtask/", "mesh-control/src/cluster", "mesh-control/src/webhook", "mesh-cli/src/cluster"],
         "the Kubernetes client has one place",
     ),
 ];

@@ -1,0 +1,72 @@
+//! What a control plane has more in a cluster: the watch over its objects, an admin port on the pod's loopback, the webhook.
+
+use super::{ControlError, Plane, Tasks, bind};
+use crate::admin::server::{self as admin_server, AdminService};
+use crate::cluster::session::Sessions;
+use crate::cluster::{self, Cluster, KubernetesConfig, Parts};
+use crate::transport;
+use crate::webhook::{self, WebhookConfig};
+use mesh_proto::wire::v1::admin_server::AdminServer;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
+
+/// A way to the cluster, and the ports that exist in one.
+pub(super) struct InCluster {
+    config: KubernetesConfig,
+    cluster: Cluster,
+    admin: TcpListener,
+    webhook: TcpListener,
+}
+
+impl InCluster {
+    /// Finds the cluster and binds the ports.
+    ///
+    /// # Errors
+    /// There is no way to the API server, or a port is taken.
+    pub(super) async fn prepare(config: &KubernetesConfig) -> Result<Self, ControlError> {
+        Ok(Self {
+            cluster: Cluster::find(config).await?,
+            admin: bind(config.admin, "meshctl", "--admin-listen").await?.0,
+            webhook: bind(config.webhook, "the webhook", "--webhook-listen").await?.0,
+            config: config.clone(),
+        })
+    }
+
+    /// Starts the long tasks of a cluster; tells when all of its objects have been read.
+    pub(super) fn start(self, plane: &Plane, tasks: &mut Tasks) -> watch::Receiver<bool> {
+        let Self { config, cluster, admin, webhook } = self;
+        let control = &plane.control;
+        let (ready, is_ready) = watch::channel(false);
+        let sessions = Sessions::new(&cluster);
+        let parts = Parts {
+            cluster: cluster.clone(),
+            mesh: control.mesh.clone(),
+            store: control.store.clone(),
+            authority: control.authority.inner().clone(),
+            ready,
+        };
+        for (name, task) in cluster::start(parts, &tasks.stop) {
+            tasks.add(name, task);
+        }
+        let stop = tasks.stop.clone();
+        let webhook = WebhookConfig {
+            cluster,
+            listener: webhook,
+            sessions: sessions.clone(),
+            trust_domain: control.authority.trust_domain().clone(),
+            proxy_image: config.proxy_image,
+            init_image: config.init_image,
+        };
+        tasks.add("the webhook", webhook::serve(webhook, stop.clone()));
+        let service = AdminServer::new(AdminService { control: control.clone() })
+            .max_decoding_message_size(admin_server::MESSAGE_BYTES_MAX);
+        let service = InterceptedService::new(service, move |call| sessions.admit(call));
+        let admin = transport::server()
+            .add_service(service)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(admin), stop.cancelled_owned());
+        tasks.add_server("the admin port's gRPC server", admin);
+        is_ready
+    }
+}
