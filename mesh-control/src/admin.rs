@@ -12,6 +12,7 @@ mod backup;
 mod certify;
 mod change;
 mod documents;
+mod events;
 mod query;
 pub(crate) mod receipts;
 mod report;
@@ -21,12 +22,13 @@ pub(crate) mod users;
 use crate::authority::CertificateAuthority;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
+use crate::events::{Event, Events};
 use crate::metrics::Metrics;
 use crate::notices::Notices;
-use crate::store::write::{Committed, Write};
+use crate::store::write::{Committed, Verb, Write};
 use crate::store::{Store, StoreError};
 use crate::traffic::Traffic;
-use mesh_proto::ops::metrics::OpResult;
+use mesh_proto::ops::metrics::{EventKind, OpResult};
 use receipts::Receipts;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -49,6 +51,8 @@ pub(crate) struct Control {
     pub(crate) metrics: Arc<Metrics>,
     /// Refusals for the audit log.
     pub(crate) notices: Arc<Notices>,
+    /// Security events.
+    pub(crate) events: Arc<Events>,
     /// One change at a time: each is checked against the catalog that the one before has made.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     /// The control plane's own uid.
@@ -83,11 +87,37 @@ impl Control {
     /// In the store's words; nothing is in force then.
     pub(crate) async fn commit(&self, write: Write) -> Result<Committed, Status> {
         let begun = clock::monotonic();
+        let event = changed(&write);
         let done = self.store.commit(write).await;
         let result = if done.is_ok() { OpResult::Ok } else { OpResult::Error };
         self.metrics.committed(result, clock::monotonic().saturating_duration_since(begun));
+        if let Some(event) = event.filter(|_| done.is_ok()) {
+            self.events.tell("", event);
+        }
         done.map_err(|error| store_status(&error))
     }
+}
+
+/// Objects named in the event of a change.
+const NAMED_MAX: usize = 3;
+
+/// The event of a write that changes resources. What the authority does tells its ticker.
+fn changed(write: &Write) -> Option<Event> {
+    if !matches!(write.verb, Verb::Apply | Verb::Delete | Verb::Rollback | Verb::Restore) {
+        return None;
+    }
+    let mut event =
+        Event::new(EventKind::PolicyChanged, clock::of_unix_ms(write.time_ms), write.verb.as_str());
+    event.source.clone_from(&write.actor);
+    let named: Vec<String> =
+        write.changes.iter().take(NAMED_MAX).map(|change| change.key.to_string()).collect();
+    let more = write.changes.len().saturating_sub(NAMED_MAX);
+    event.destination = named.join(", ");
+    if more > 0 {
+        event.destination.push_str(&format!(" and {more} more"));
+    }
+    event.detail.clone_from(&write.detail);
+    Some(event)
 }
 
 /// A store's error as a gRPC status; the words are the store's.

@@ -278,6 +278,7 @@ impl Plane {
             receipts: Receipts::default(),
             metrics: Arc::new(Metrics::default()),
             notices: Arc::new(Notices::default()),
+            events: Arc::default(),
             changing: Arc::default(),
             owner,
             advertised,
@@ -310,6 +311,7 @@ impl Plane {
             mesh: mesh.clone(),
             store: control.store.clone(),
             metrics: control.metrics.clone(),
+            events: control.events.clone(),
             renew_own: renew_own.clone(),
             refusals: Refusals::default(),
         };
@@ -337,6 +339,7 @@ impl Plane {
         tasks.add("the keeper of the registry", until(stop.clone(), keep_registry(control.clone())));
         let notices = control.notices.clone().keep(control.store.clone(), stop.clone());
         tasks.add("the keeper of refusals", notices);
+        tasks.add("the keeper of security events", control.events.clone().keep(stop.clone()));
         tasks.add("the settle window", until(stop.clone(), settle(control.mesh.clone(), config.settle)));
         tasks.add(
             "the acceptor of the socket",
@@ -371,7 +374,7 @@ impl Plane {
         accepted: mpsc::Receiver<io::Result<transport::Connection<transport::tls::Stream>>>,
         ends: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
-        let Control { mesh, authority, metrics, traffic, notices, shutdown, .. } = &*self.control;
+        let Control { mesh, authority, metrics, traffic, notices, events, shutdown, .. } = &*self.control;
         let discovery = DiscoveryService {
             mesh: mesh.clone(),
             vouching: authority.clone(),
@@ -382,6 +385,7 @@ impl Plane {
             mesh: mesh.clone(),
             traffic: traffic.clone(),
             notices: notices.clone(),
+            events: events.clone(),
             metrics: metrics.clone(),
             pace: Pace::default(),
             shutdown: shutdown.clone(),

@@ -5,6 +5,7 @@
 use crate::clock;
 use crate::discovery::fanout::{Mesh, ProxyState};
 use crate::discovery::server::Vouching;
+use crate::events::{self, Events};
 use crate::index::Trust;
 use crate::local::registry::{Claims, WorkloadKey};
 use crate::metrics::Metrics;
@@ -14,7 +15,7 @@ use mesh_ca::authority::audit::{Entry, Event};
 use mesh_ca::authority::{Authority, AuthorityStore, IssuedRecord, Progress, ProxyTrust};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::TrustDomain;
-use mesh_proto::ops::metrics::OpResult;
+use mesh_proto::ops::metrics::{EventKind, OpResult};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
@@ -146,6 +147,8 @@ pub(crate) struct Ticker {
     pub(crate) store: Arc<dyn Store>,
     /// Where certificates are counted.
     pub(crate) metrics: Arc<Metrics>,
+    /// Where security events go.
+    pub(crate) events: Arc<Events>,
     /// Tells the control plane's own certificate to be replaced.
     pub(crate) renew_own: Arc<Notify>,
     /// How many refusals may still go into the audit log.
@@ -248,6 +251,9 @@ impl Ticker {
         }
         let events = self.authority.inner().take_events();
         self.count(&events);
+        for event in events.iter().filter_map(told) {
+            self.events.tell("authority", event);
+        }
         for (time, detail) in lines(&events, &mut self.refusals, clock::wall()) {
             let write = Write {
                 actor: "authority".to_owned(),
@@ -272,6 +278,25 @@ impl Ticker {
         self.metrics.certificates(OpResult::Ok, count(|event| matches!(event, Event::Issued { .. })));
         self.metrics.certificates(OpResult::Error, count(|event| matches!(event, Event::Refused { .. })));
     }
+}
+
+/// What whoever watches over the mesh is told of what the authority did; of certificates issued nothing.
+fn told(entry: &Entry) -> Option<events::Event> {
+    let Entry { at, event } = entry;
+    let (kind, reason, source) = match event {
+        Event::Issued { .. } | Event::TokenCreated { .. } | Event::Dropped { .. } => return None,
+        Event::Created { .. } => (EventKind::KeyRotated, "created", "authority"),
+        Event::IntermediateRotated { .. } => (EventKind::KeyRotated, "intermediate", "authority"),
+        Event::RootRotation { .. } => (EventKind::KeyRotated, "root", "authority"),
+        Event::RotationControl { action } => (EventKind::KeyRotated, *action, "authority"),
+        Event::Revoked { .. } => (EventKind::Quarantine, "revoked", "authority"),
+        Event::RevocationUndone { .. } => (EventKind::Quarantine, "undone", "authority"),
+        Event::Refused { caller, .. } => (EventKind::Unauthenticated, "certificate_refused", caller.as_str()),
+    };
+    let mut told = events::Event::new(kind, *at, reason);
+    told.source = source.to_owned();
+    told.detail = event.to_string();
+    Some(told)
 }
 
 /// Events as lines for the audit log, with the time of the first in each.

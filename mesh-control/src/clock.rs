@@ -28,6 +28,11 @@ pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     millis(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
+/// The time that milliseconds since the epoch name, as the wire carries times.
+pub(crate) fn of_unix_ms(ms: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(ms)).unwrap_or(UNIX_EPOCH)
+}
+
 /// Seconds since the epoch, as policies count time; 0 before it.
 pub(crate) fn unix_s(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()

@@ -12,6 +12,7 @@ mod clock;
 mod cluster;
 mod config;
 mod discovery;
+mod events;
 mod index;
 mod local;
 mod metrics;

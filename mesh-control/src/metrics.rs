@@ -3,7 +3,7 @@
 //! Names are in `mesh_proto::ops::metrics`; counting happens where things happen, through the methods here.
 
 use crate::store::Health;
-use mesh_proto::ops::metrics::{OpResult, ReportFault, control as names};
+use mesh_proto::ops::metrics::{EventKind, OpResult, ReportFault, control as names};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,6 +22,11 @@ struct ByResult {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ByReason {
     reason: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByKind {
+    kind: &'static str,
 }
 
 /// The control plane's counters.
@@ -43,6 +48,7 @@ pub(crate) struct Metrics {
     resyncs: Counter,
     answers_missed: Counter,
     handshakes: Family<ByReason, Counter>,
+    events: Family<ByKind, Counter>,
 }
 
 impl Default for Metrics {
@@ -67,6 +73,7 @@ impl Default for Metrics {
             resyncs: Counter::default(),
             answers_missed: Counter::default(),
             handshakes: Family::default(),
+            events: Family::default(),
         };
         metrics.register();
         metrics
@@ -112,6 +119,7 @@ impl Metrics {
             "TLS handshakes that failed, by reason",
             self.handshakes.clone(),
         );
+        r.register(names::SECURITY_EVENTS, "Security events, by kind", self.events.clone());
     }
 
     /// Everything as Prometheus text.
@@ -188,6 +196,12 @@ impl Metrics {
     /// An admin call was refused because its caller may not make it.
     pub(crate) fn denied(&self) {
         self.denied.inc();
+    }
+
+    /// How many security events of a kind there were since the start.
+    pub(crate) fn security_events(&self, kind: EventKind, total: u64) {
+        let counter = self.events.get_or_create(&ByKind { kind: kind.as_str() });
+        counter.inc_by(total.saturating_sub(counter.get()));
     }
 
     /// What is looked at regularly rather than counted.

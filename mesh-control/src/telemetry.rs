@@ -8,11 +8,12 @@ pub(crate) mod pace;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
 use crate::discovery::server::proven_peer;
+use crate::events::{Event, Events, from_reports};
 use crate::metrics::Metrics;
 use crate::notices::Notices;
 use crate::store::write::Verb;
 use crate::traffic::{Added, Reporter, Traffic};
-use mesh_proto::ops::metrics::ReportFault;
+use mesh_proto::ops::metrics::{EventKind, ReportFault};
 use mesh_proto::wire::v1::telemetry_server::Telemetry;
 use mesh_proto::wire::v1::{ProxyReport, ReportAck};
 use pace::Pace;
@@ -35,6 +36,8 @@ pub(crate) struct TelemetryService {
     pub(crate) metrics: Arc<Metrics>,
     /// Where what cannot be honest goes.
     pub(crate) notices: Arc<Notices>,
+    /// Where security events go.
+    pub(crate) events: Arc<Events>,
     /// How fast each proxy may report.
     pub(crate) pace: Pace,
     /// Ends all streams.
@@ -74,6 +77,9 @@ impl Telemetry for TelemetryService {
                 )));
             }
             self.metrics.reported();
+            for event in from_reports::told(from.id, &report, clock::wall()) {
+                self.events.tell(from.id, event);
+            }
             let added = self.traffic.add(from, report, clock::unix_ms(clock::wall()));
             self.tell(from, &added);
         }
@@ -102,6 +108,11 @@ impl TelemetryService {
                 ReportFault::NoRoom | ReportFault::TooManyStreams => continue,
             };
             self.notices.add(by, Verb::Denied, what, *count);
+            let mut event = Event::new(EventKind::Dishonest, clock::wall(), fault.as_str());
+            event.source.clone_from(by);
+            event.count = *count;
+            event.detail = format!("{by} {what}");
+            self.events.tell(from.id, event);
         }
     }
 }

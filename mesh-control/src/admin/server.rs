@@ -6,8 +6,10 @@ use super::change::Run;
 use super::receipts::{self, Issued};
 use crate::advise;
 use crate::clock;
+use crate::events::Event;
 use crate::store::write::Verb;
 use futures_util::Stream;
+use mesh_proto::ops::metrics::EventKind;
 use mesh_proto::resource::role::AdminAction::{self, Certify, Operate, View};
 use mesh_proto::wire::v1;
 use mesh_proto::wire::v1::admin_server::Admin;
@@ -51,6 +53,10 @@ impl AdminService {
         if answer.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied) {
             self.control.metrics.denied();
             self.control.notices.add(&actor.to_string(), Verb::Denied, call, 1);
+            let mut event = Event::new(EventKind::AdminRefused, clock::wall(), "no_role");
+            event.source = actor.to_string();
+            event.destination = call.to_owned();
+            self.control.events.tell(&event.source.clone(), event);
         }
         answer.map(Response::new)
     }
@@ -60,6 +66,7 @@ impl AdminService {
 impl Admin for AdminService {
     type AwaitStream = Answers<v1::Receipt>;
     type BackupStream = Answers<v1::BackupChunk>;
+    type EventsStream = Answers<v1::MeshEvent>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
         let actor = self.caller(&request, "apply", Run::from(request.get_ref().dry_run).action())?;
@@ -183,6 +190,11 @@ impl Admin for AdminService {
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Answer<v1::AuditResponse> {
         self.caller(&request, "audit", View)?;
         self.control.audit(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {
+        self.caller(&request, "events", View)?;
+        self.control.events(request.into_inner()).map(Response::new)
     }
 }
 

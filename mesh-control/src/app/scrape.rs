@@ -93,5 +93,8 @@ fn metrics(control: &Control) -> String {
     let status = control.authority.inner().status(&[], now);
     let left = status.issuing.not_after.duration_since(now).unwrap_or_default();
     control.metrics.set(control.mesh.world().revision, &control.store.health(), left);
+    for (kind, total) in control.events.totals() {
+        control.metrics.security_events(kind, total);
+    }
     control.metrics.text()
 }

@@ -108,6 +108,70 @@ label!(
         TooManyStreams = "too_many_streams",
     }
 );
+label!(
+    /// Label `kind` of a security event.
+    EventKind {
+        /// A rule, the default or the want of one refused a request or connection.
+        Refused = "refused",
+        /// A limit refused it.
+        Limited = "limited",
+        /// Somebody could not prove who he is.
+        Unauthenticated = "unauthenticated",
+        /// Plaintext where mutual TLS is asked for.
+        Plaintext = "plaintext",
+        /// A certificate was refused, has expired, is revoked or could not be renewed.
+        Certificate = "certificate",
+        /// Resources were applied, deleted, rolled back or restored.
+        PolicyChanged = "policy_changed",
+        /// The authority changed a key or what is trusted.
+        KeyRotated = "key_rotated",
+        /// A certificate or an identity was revoked, or the revocation undone.
+        Quarantine = "quarantine",
+        /// An admin call was refused.
+        AdminRefused = "admin_refused",
+        /// A proxy reported what it cannot honestly report.
+        Dishonest = "dishonest_report",
+    }
+);
+label!(
+    /// How much a security event asks for a person. In the order of weight.
+    Severity {
+        /// Worth knowing.
+        Info = "info",
+        /// Somebody was kept out; many of it are worth a look.
+        Notice = "notice",
+        /// Somebody should look.
+        Warning = "warning",
+        /// Somebody should look now.
+        Critical = "critical",
+    }
+);
+
+impl EventKind {
+    /// How much an event of this kind weighs when nothing more is known.
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::PolicyChanged | Self::KeyRotated => Severity::Info,
+            Self::Refused | Self::Limited => Severity::Notice,
+            Self::Unauthenticated | Self::Plaintext | Self::Certificate | Self::AdminRefused => {
+                Severity::Warning
+            }
+            Self::Quarantine | Self::Dishonest => Severity::Critical,
+        }
+    }
+
+    /// The kind that a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == word)
+    }
+}
+
+impl Severity {
+    /// The severity that a word names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|severity| severity.as_str() == word)
+    }
+}
 
 impl ResponseClass {
     /// The class of an HTTP status.
@@ -191,6 +255,8 @@ pub mod control {
     pub const ANSWERS_MISSED: &str = "mesh_control_answers_missed";
     /// Counter: TLS handshakes that failed, by `reason`.
     pub const HANDSHAKE_FAILURES: &str = "mesh_control_tls_handshake_failures";
+    /// Counter: security events, by `kind`: one of [`EventKind`](super::EventKind).
+    pub const SECURITY_EVENTS: &str = "mesh_control_security_events";
 }
 
 #[cfg(test)]
