@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Run(command::run::RunArgs),
     /// The same on another machine: brings a workload into the mesh with a one-time token
     Join(command::join::JoinArgs),
+    /// Installs the control plane on a Kubernetes cluster, and waits until it is ready
+    Install(command::install::InstallArgs),
     /// Makes the mesh's resources as the files say, all or none
     Apply(command::apply::ApplyArgs),
     /// Shows resources and what became of them
@@ -106,6 +108,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Up(args) => command::up::run(args, session).await,
         Command::Run(args) => command::run::run(args, session).await,
         Command::Join(args) => command::join::run(args).await,
+        Command::Install(args) => command::install::run(args, session).await,
         Command::Apply(args) => command::apply::run(args, session).await,
         Command::Get(args) => command::get::run(args, session).await,
         Command::Delete(args) => command::delete::run(args, session).await,

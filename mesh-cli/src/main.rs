@@ -5,6 +5,7 @@
 
 mod admin_client;
 mod cli;
+mod cluster;
 mod command;
 mod config;
 mod duration;

@@ -12,6 +12,7 @@ const COMMANDS: &[&[&str]] = &[
     &["join"],
     &["apply"],
     &["get"],
+    &["install"],
     &["delete"],
     &["diff"],
     &["history"],
