@@ -182,8 +182,9 @@ fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, SealError
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(error(e)),
     };
-    let mode = file.metadata().map_err(error)?.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    let found = file.metadata().map_err(error)?;
+    let mode = found.mode() & 0o777;
+    if is_exposed(mode, found.uid(), found.gid()) {
         return Err(SealError::KeyExposed { path: path.to_owned(), mode });
     }
     let mut text = Zeroizing::new(Vec::with_capacity(128));
@@ -191,18 +192,33 @@ fn read_key(path: &Path) -> Result<Option<Zeroizing<[u8; KEY_BYTES]>>, SealError
     from_hex(text.trim_ascii()).map(Some).ok_or_else(|| SealError::KeyMalformed { path: path.to_owned() })
 }
 
-fn create_key(path: &Path) -> Result<SealKey, SealError> {
-    let error = |source| SealError::KeyFile { path: path.to_owned(), tried: "created", source };
+/// Whether others than the key's user can read it, or change it.
+///
+/// The files of a Kubernetes Secret belong to root and to the pod's own group, and are nobody's to write: mode 0440.
+fn is_exposed(mode: u32, owner: u32, group: u32) -> bool {
+    let is_volume = mode == 0o440 && owner == 0 && group != 0;
+    mode & 0o077 != 0 && !is_volume
+}
+
+/// A new random key as a key file has it, without the line's end.
+///
+/// `None` when the system's random source failed.
+pub fn random_key_text() -> Option<Zeroizing<String>> {
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
-    SystemRandom::new()
-        .fill(bytes.as_mut())
-        .map_err(|_| error(std::io::Error::other("the random source failed")))?;
+    SystemRandom::new().fill(bytes.as_mut()).ok()?;
     let mut text = Zeroizing::new(String::with_capacity(2 * KEY_BYTES + 1));
     for byte in bytes.iter() {
         for digit in [byte >> 4, byte & 15] {
             text.extend(char::from_digit(u32::from(digit), 16));
         }
     }
+    Some(text)
+}
+
+fn create_key(path: &Path) -> Result<SealKey, SealError> {
+    let error = |source| SealError::KeyFile { path: path.to_owned(), tried: "created", source };
+    let mut text =
+        random_key_text().ok_or_else(|| error(std::io::Error::other("the random source failed")))?;
     text.push('\n');
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("new-{}", std::process::id()));
@@ -225,7 +241,8 @@ fn create_key(path: &Path) -> Result<SealKey, SealError> {
     }
 }
 
-fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+/// A key from its 64 hexadecimal digits.
+pub(crate) fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     let (pairs, []) = text.as_chunks::<2>() else { return None };
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     if pairs.len() != KEY_BYTES {

@@ -61,6 +61,21 @@ fn an_exposed_or_malformed_key_file_is_refused_and_never_replaced() {
     }
 }
 
+#[test]
+fn a_mounted_secret_is_private_and_nothing_else_that_others_read() {
+    for (mode, owner, group, exposed) in [
+        (0o600, 1000, 1000, false),
+        (0o400, 0, 0, false),
+        (0o440, 0, 65_532, false),
+        (0o440, 0, 0, true),
+        (0o440, 1000, 65_532, true),
+        (0o640, 0, 65_532, true),
+        (0o444, 0, 65_532, true),
+    ] {
+        assert_eq!(is_exposed(mode, owner, group), exposed, "{mode:o} {owner}:{group}");
+    }
+}
+
 proptest! {
     #[test]
     fn opening_any_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
