@@ -13,6 +13,7 @@ mod certify;
 mod change;
 mod documents;
 mod events;
+mod follow;
 mod query;
 pub(crate) mod receipts;
 mod report;
@@ -63,8 +64,19 @@ pub(crate) struct Control {
     pub(crate) started: Instant,
     /// Documents in the store that this version cannot read, as sentences.
     pub(crate) unreadable: Vec<String>,
+    /// Where resources are changed: here, or in the cluster that the mesh follows.
+    pub(crate) home: Home,
     /// Ends what waits.
     pub(crate) shutdown: CancellationToken,
+}
+
+/// Where resources are changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Home {
+    /// With `meshctl`, and they are kept here.
+    Here,
+    /// In the cluster's API server; here is their history.
+    Cluster,
 }
 
 impl Control {

@@ -17,9 +17,9 @@ mod in_cluster;
 mod opening;
 mod scrape;
 
-use crate::admin::Control;
 use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
+use crate::admin::{Control, Home};
 use crate::authority::{CertificateAuthority, Refusals, Ticker};
 use crate::clock;
 use crate::cluster::ClusterError;
@@ -159,7 +159,9 @@ pub async fn run(
     let listeners = Listeners::bind(&config, &opened).await?;
     let running = listeners.running(&opened)?;
     let mut tasks = Tasks::default();
-    let plane = Plane::assemble(opened, listeners.advertised.clone(), tasks.stop.clone()).await?;
+    let home = if cluster.is_some() { Home::Cluster } else { Home::Here };
+    let reached = (listeners.advertised.clone(), home);
+    let plane = Plane::assemble(opened, reached, tasks.stop.clone()).await?;
     let is_ready = match cluster {
         Some(cluster) => cluster.start(&plane, &mut tasks),
         None => watch::channel(true).1,
@@ -248,7 +250,7 @@ struct Plane {
 impl Plane {
     async fn assemble(
         opened: Opened,
-        advertised: String,
+        (advertised, home): (String, Home),
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let Opened { state_dir, store, authority, beginning, unreadable } = opened;
@@ -284,6 +286,7 @@ impl Plane {
             advertised,
             started: clock::monotonic(),
             unreadable,
+            home,
             shutdown,
         });
         Ok(Self {
@@ -321,6 +324,7 @@ impl Plane {
         let follow = follow_tls(self.own.subscribe(), mesh.watch(), self.tls.clone());
         let (unix_in, unix_out) = mpsc::channel(ACCEPTED_WAITING_MAX);
         let (tls_in, tls_out) = mpsc::channel(ACCEPTED_WAITING_MAX);
+        let accepting = is_ready.clone();
         let acceptor = Acceptor {
             listener: listeners.tls,
             config: self.tls.subscribe(),
@@ -345,7 +349,7 @@ impl Plane {
             "the acceptor of the socket",
             unix::accept(listeners.unix, unix_in, control.owner, stop.clone()),
         );
-        tasks.add("the acceptor of the TLS port", acceptor.run(stop.clone()));
+        tasks.add("the acceptor of the TLS port", accept_when_ready(acceptor, accepting, stop.clone()));
         tasks.add_server("the socket's gRPC server", self.serve_socket(unix_out, ends(&stop)));
         tasks.add_server("the TLS port's gRPC server", self.serve_tls(tls_out, ends(&stop)));
         if let Some(listener) = listeners.metrics {
@@ -482,6 +486,16 @@ async fn settle(mesh: Arc<Mesh>, window: Duration) {
         );
     }
     std::future::pending().await
+}
+
+/// Lets nobody in before everything is known: a proxy takes what it is told for the whole.
+async fn accept_when_ready(acceptor: Acceptor, mut is_ready: watch::Receiver<bool>, stop: CancellationToken) {
+    // Cancel safe, both.
+    tokio::select! {
+        () = stop.cancelled() => return,
+        _ = is_ready.wait_for(|ready| *ready) => {}
+    }
+    acceptor.run(stop).await;
 }
 
 /// Runs something that has no end of its own until `stop`.

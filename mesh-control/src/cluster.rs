@@ -3,10 +3,16 @@
 //! Called by `app` alone, and only where it runs in a cluster. Nothing outside of this module and the webhook knows the
 //! Kubernetes API; what they are told is an [`index::Platform`](crate::index::Platform).
 
+mod follow;
 mod names;
+pub(crate) mod ours;
 pub(crate) mod session;
 mod translate;
+mod watch;
 
+pub(crate) use follow::{Followed, Publish};
+
+use self::watch::Seen;
 use crate::discovery::fanout::Mesh;
 use crate::store::Store;
 use futures_util::future::BoxFuture;
@@ -16,8 +22,7 @@ use mesh_proto::name::{InstanceName, Namespace};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::sync;
 
 /// What a control plane in a cluster is told.
 #[derive(Clone, Debug)]
@@ -99,21 +104,39 @@ pub(crate) struct Parts {
     pub(crate) mesh: Arc<Mesh>,
     /// Where history is kept.
     pub(crate) store: Arc<dyn Store>,
+    /// How resources come into force.
+    pub(crate) publish: Publish,
     /// Whose roots are published.
     pub(crate) authority: Arc<Authority>,
-    /// Becomes true when everything has been listed once.
-    pub(crate) ready: watch::Sender<bool>,
+    /// Becomes true when everything has been listed once and is in force.
+    pub(crate) ready: sync::watch::Sender<bool>,
 }
 
-/// The cluster's long tasks, by name; they end with `stop`.
-pub(crate) fn start(parts: Parts, stop: &CancellationToken) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let stop = stop.clone();
-    vec![(
-        "the watch over the cluster",
-        Box::pin(async move {
-            let Parts { cluster: _, mesh: _, store: _, authority: _, ready } = parts;
-            ready.send_replace(true);
-            stop.cancelled().await;
-        }),
-    )]
+/// The cluster's long tasks, by name. They hold nothing that outlives them, so they end by being dropped.
+pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
+    let Parts { cluster, mesh, store, publish, authority, ready } = parts;
+    let (seen, mut tasks) = Seen::begin(&cluster);
+    let seen = Arc::new(seen);
+    let (places, resources) = (sync::watch::channel(false).0, sync::watch::channel(false).0);
+    let both = (places.subscribe(), resources.subscribe());
+    let invalid = sync::watch::channel(Arc::default()).0;
+    let domain = authority.trust_domain().clone();
+    tasks.push(("the platform", Box::pin(follow::places(seen.clone(), mesh, domain, places))));
+    let resources = follow::resources(seen, store, publish, invalid, resources);
+    tasks.push(("the mesh's resources", Box::pin(resources)));
+    tasks.push(("the readiness", Box::pin(tell_ready(both, ready))));
+    tasks
+}
+
+/// Says that everything is there once it is, and goes on for ever.
+async fn tell_ready(
+    (mut places, mut resources): (sync::watch::Receiver<bool>, sync::watch::Receiver<bool>),
+    ready: sync::watch::Sender<bool>,
+) {
+    // Errors mean that the other task is gone, which ends the control plane.
+    let _ = places.wait_for(|listed| *listed).await;
+    let _ = resources.wait_for(|listed| *listed).await;
+    tracing::info!("everything in the cluster has been read; the mesh is ready");
+    ready.send_replace(true);
+    std::future::pending().await
 }

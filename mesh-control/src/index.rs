@@ -87,6 +87,20 @@ pub(crate) struct Platform {
     pub(crate) workloads: BTreeMap<WorkloadKey, PlatformWorkload>,
 }
 
+impl Platform {
+    /// Whether another says the same. Cheap where that was built with this one as its predecessor.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        same(&self.destinations, &other.destinations)
+            && same(&self.addresses, &other.addresses)
+            && self.workloads == other.workloads
+    }
+}
+
+fn same<K: Eq>(left: &BTreeMap<K, Item>, right: &BTreeMap<K, Item>) -> bool {
+    let pairs = || left.iter().zip(right);
+    left.len() == right.len() && pairs().all(|((a, one), (b, other))| a == b && one.part() == other.part())
+}
+
 /// What the platform says of one workload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct PlatformWorkload {

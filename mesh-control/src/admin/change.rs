@@ -6,7 +6,7 @@
 use super::access::{Actor, is_owners_alone};
 use super::documents::{self, Read};
 use super::receipts::{Issued, affected};
-use super::{Control, ms, store_status};
+use super::{Control, Home, ms, store_status};
 use crate::clock;
 use crate::index::{Parts, World};
 use crate::local::registry::WorkloadKey;
@@ -185,6 +185,9 @@ impl Control {
         run: Run,
     ) -> Result<v1::ApplyResponse, Status> {
         actor.require(&self.mesh.world().catalog, run.action())?;
+        if let (Run::Real, Home::Cluster) = (run, self.home) {
+            return Err(elsewhere(plan.verb));
+        }
         let turn = self.changing.clone().lock_owned().await;
         let (actor, now) = (actor.clone(), clock::wall());
         // A caller who goes away drops this future, but not what is done aside: what is written is published, too.
@@ -304,6 +307,18 @@ impl Control {
             ),
         })
     }
+}
+
+/// In a cluster its API server has the resources; what was changed here alone would be undone in a moment.
+fn elsewhere(verb: Verb) -> Status {
+    let command = match verb {
+        Verb::Delete => "kubectl delete accesspolicies.meshctl.io NAME -n NAMESPACE",
+        Verb::Rollback => "meshctl get KIND/NAMESPACE/NAME --revision N -o yaml | kubectl apply -f -",
+        _ => "kubectl apply -f FILE",
+    };
+    Status::failed_precondition(format!(
+        "this mesh's resources live in the cluster, and nothing was changed; type: {command}"
+    ))
 }
 
 fn check_owner(

@@ -1,12 +1,14 @@
 //! What a control plane has more in a cluster: the watch over its objects, an admin port on the pod's loopback, the webhook.
 
-use super::{ControlError, Plane, Tasks, bind};
+use super::{ControlError, Plane, Tasks, bind, until};
+use crate::admin::Control;
 use crate::admin::server::{self as admin_server, AdminService};
 use crate::cluster::session::Sessions;
-use crate::cluster::{self, Cluster, KubernetesConfig, Parts};
+use crate::cluster::{self, Cluster, KubernetesConfig, Parts, Publish};
 use crate::transport;
 use crate::webhook::{self, WebhookConfig};
 use mesh_proto::wire::v1::admin_server::AdminServer;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -44,11 +46,12 @@ impl InCluster {
             cluster: cluster.clone(),
             mesh: control.mesh.clone(),
             store: control.store.clone(),
+            publish: publish(control.clone()),
             authority: control.authority.inner().clone(),
             ready,
         };
-        for (name, task) in cluster::start(parts, &tasks.stop) {
-            tasks.add(name, task);
+        for (name, task) in cluster::start(parts) {
+            tasks.add(name, until(tasks.stop.clone(), task));
         }
         let stop = tasks.stop.clone();
         let webhook = WebhookConfig {
@@ -69,4 +72,12 @@ impl InCluster {
         tasks.add_server("the admin port's gRPC server", admin);
         is_ready
     }
+}
+
+/// How the cluster's changes come into force.
+fn publish(control: Arc<Control>) -> Publish {
+    Arc::new(move |followed| {
+        let control = control.clone();
+        Box::pin(async move { control.follow(followed).await.map_err(|status| status.message().to_owned()) })
+    })
 }

@@ -38,7 +38,10 @@ async fn plane(store: Arc<dyn Store>) -> (Plane, tempfile::TempDir) {
         },
         unreadable: vec!["an old object".to_owned()],
     };
-    (Plane::assemble(opened, "127.0.0.1:1".into(), CancellationToken::new()).await.unwrap(), dir)
+    (
+        Plane::assemble(opened, ("127.0.0.1:1".into(), Home::Here), CancellationToken::new()).await.unwrap(),
+        dir,
+    )
 }
 
 /// A call as the owner makes it.

@@ -125,7 +125,6 @@ impl Mesh {
     }
 
     /// What the platform says now of its services and workloads, published within [`GATHER`].
-    #[expect(dead_code, reason = "called by the watch over the cluster's objects")]
     pub(crate) fn set_platform(&self, platform: Arc<Platform>) {
         let mut state = self.state();
         state.platform = Some(platform);
