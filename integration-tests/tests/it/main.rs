@@ -10,6 +10,7 @@ mod identity;
 mod load;
 mod peers;
 mod policy;
+mod redirect;
 mod rotation;
 mod strangers;
 mod transparent;

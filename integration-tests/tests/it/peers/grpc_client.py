@@ -1,9 +1,10 @@
-"""Calls every method of grpc_server.py through 127.0.0.1:PORT and says what came back, a line each."""
+"""Calls every method of grpc_server.py through PORT [HOST] and says what came back, a line each."""
 import sys
 
 import grpc
 
-channel = grpc.insecure_channel(f"127.0.0.1:{sys.argv[1]}")
+host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+channel = grpc.insecure_channel(f"{host}:{sys.argv[1]}")
 reverse = channel.unary_unary("/test.Peer/Reverse")
 reply, call = reverse.with_call(b"stressed", timeout=20)
 print("reverse", reply.decode(), dict(call.trailing_metadata()).get("x-served"))

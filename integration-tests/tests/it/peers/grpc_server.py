@@ -54,6 +54,7 @@ handler = grpc.method_handlers_generic_handler(
 )
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
 server.add_generic_rpc_handlers((handler,))
-server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}")
+host = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+server.add_insecure_port(f"{host}:{sys.argv[1]}")
 server.start()
 server.wait_for_termination()

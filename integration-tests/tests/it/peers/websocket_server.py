@@ -4,6 +4,8 @@ import sys
 
 import websockets
 
+HOST = sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1"
+
 
 async def echo(socket):
     async for message in socket:
@@ -11,7 +13,7 @@ async def echo(socket):
 
 
 async def main():
-    async with websockets.serve(echo, "127.0.0.1", int(sys.argv[1]), max_size=None):
+    async with websockets.serve(echo, HOST, int(sys.argv[1]), max_size=None):
         await asyncio.get_running_loop().create_future()
 
 
