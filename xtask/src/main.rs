@@ -6,6 +6,7 @@
 
 mod bench;
 mod ci;
+mod e2e;
 mod fuzz;
 mod images;
 mod programs;
@@ -50,6 +51,9 @@ enum Command {
     /// Relays ports to ports.
     #[command(hide = true)]
     BenchRelay { ports: Vec<u16> },
+    /// The mesh on a real Kubernetes cluster: installs it, runs the scenarios, deletes what it made. Ends with 1 when a scenario
+    /// failed, with 69 when no cluster can be had.
+    E2e(e2e::Args),
     /// Builds the mesh's container images, from scratch and without a registry.
     Images(images::Args),
     /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
@@ -76,6 +80,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::BenchBackend { ports } => bench::backend(&ports),
         Command::BenchRelay { ports } => bench::relay(&ports),
+        Command::E2e(args) => e2e::run(&args),
         Command::Images(args) => images::run(&args),
         Command::Tidy => tidy::run(),
         Command::Fuzz(args) => fuzz::run(&args),

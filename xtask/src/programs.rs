@@ -117,6 +117,24 @@ pub(crate) fn install_packet_filter() -> Result<()> {
     install_debian(&[("nft", "nftables")])
 }
 
+/// Installs what the scenarios run in pods.
+pub(crate) fn install_for_pods() -> Result<()> {
+    install_debian(&DEBIAN)?;
+    install_python()
+}
+
+/// The interpreter that has `grpc` and `websockets`.
+pub(crate) fn python() -> PathBuf {
+    root().join(PYTHON_ENVIRONMENT).join("bin/python")
+}
+
+/// The folder of PostgreSQL's server, whatever its version.
+pub(crate) fn postgres() -> Result<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path()).find(|path| path.join("bin/postgres").is_file());
+    found.context("PostgreSQL's server is not in /usr/lib/postgresql")
+}
+
 /// Where a program is: on PATH, or where only root looks.
 pub(crate) fn found(program: &str) -> Result<PathBuf> {
     let there = places().into_iter().map(|folder| folder.join(program)).find(|path| path.is_file());

@@ -15,6 +15,13 @@ const UP: &str = "../shared/kind/up";
 #[derive(Debug)]
 pub(crate) struct Absent(String);
 
+impl Absent {
+    /// For this reason.
+    pub(crate) fn because(why: String) -> Self {
+        Self(why)
+    }
+}
+
 impl std::fmt::Display for Absent {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str(&self.0)
@@ -71,6 +78,11 @@ impl Tools {
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect();
         Ok(Self { environment })
+    }
+
+    /// The image that kind's nodes are made of, where it is not kind's own.
+    pub(crate) fn node_image(&self) -> Option<&str> {
+        self.environment.get("MESH_KIND_NODE_IMAGE").map(String::as_str)
     }
 
     /// A command that finds the programs.

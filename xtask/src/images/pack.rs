@@ -14,6 +14,7 @@ pub(crate) struct Image {
     name: &'static str,
     user: &'static str,
     entrypoint: Option<String>,
+    environment: Vec<String>,
     root: tempfile::TempDir,
 }
 
@@ -23,7 +24,7 @@ impl Image {
         let root = tempfile::tempdir().context("no temporary folder")?;
         // The folder becomes `/` of the image: every user must be able to pass.
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755))?;
-        Ok(Self { name, user, entrypoint: None, root })
+        Ok(Self { name, user, entrypoint: None, environment: Vec::new(), root })
     }
 
     /// Adds a program without its symbols, with the libraries it needs. The first one is what the image starts.
@@ -38,6 +39,72 @@ impl Image {
         self.libraries(from)?;
         self.entrypoint.get_or_insert_with(|| to.to_owned());
         Ok(self)
+    }
+
+    /// Adds a program as it is, where it is on this machine.
+    pub(crate) fn installed(self, from: &Path) -> Result<Self> {
+        self.installed_as(from, &from.to_string_lossy())
+    }
+
+    /// Adds a program as it is, with the libraries it needs.
+    pub(crate) fn installed_as(mut self, from: &Path, to: &str) -> Result<Self> {
+        let place = self.place(to)?;
+        std::fs::copy(from, place).with_context(|| format!("{} cannot be copied", from.display()))?;
+        self.libraries(from)?;
+        Ok(self)
+    }
+
+    /// Adds a folder as it is, where it is on this machine, but nothing of it whose name is listed; with the libraries that
+    /// its shared objects need.
+    pub(crate) fn folder(mut self, from: &Path, without: &[&str]) -> Result<Self> {
+        let mut waiting = vec![from.to_path_buf()];
+        while let Some(folder) = waiting.pop() {
+            for entry in
+                std::fs::read_dir(&folder).with_context(|| format!("{} cannot be read", folder.display()))?
+            {
+                let path = entry?.path();
+                let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                if without.contains(&&*name) {
+                    continue;
+                }
+                if path.is_dir() {
+                    waiting.push(path);
+                    continue;
+                }
+                std::fs::copy(&path, self.place(&path.to_string_lossy())?)
+                    .with_context(|| format!("{} cannot be copied", path.display()))?;
+                if name.ends_with(".so") || name.contains(".so.") {
+                    self.libraries(&path)?;
+                }
+            }
+        }
+        Ok(self)
+    }
+
+    /// Adds a small file.
+    pub(crate) fn file(self, to: &str, text: &str) -> Result<Self> {
+        std::fs::write(self.place(to)?, text)?;
+        Ok(self)
+    }
+
+    /// Adds a name for what is elsewhere in the image.
+    pub(crate) fn link(self, name: &str, to: &Path) -> Result<Self> {
+        std::os::unix::fs::symlink(to, self.place(name)?)?;
+        Ok(self)
+    }
+
+    /// Adds an empty folder that everybody may write into.
+    pub(crate) fn scratch(self, to: &str) -> Result<Self> {
+        let place = self.place(to)?;
+        std::fs::create_dir_all(&place)?;
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o1777))?;
+        Ok(self)
+    }
+
+    /// Sets a variable of the environment.
+    pub(crate) fn env(mut self, pair: &str) -> Self {
+        self.environment.push(format!("ENV {pair}"));
+        self
     }
 
     /// Adds the libraries that a program or library needs, as the loader finds them.
@@ -84,6 +151,9 @@ impl Image {
         let archive = tar.stdout.take().context("tar has no output")?;
         let mut import = tools.command("docker");
         import.args(["import", "--change", &format!("USER {}", self.user)]);
+        for change in &self.environment {
+            import.args(["--change", change]);
+        }
         if let Some(program) = &self.entrypoint {
             import.args(["--change", &format!("ENTRYPOINT [{program:?}]")]);
         }

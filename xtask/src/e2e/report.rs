@@ -1,0 +1,112 @@
+//! What the scenarios came to: lines for people, JUnit for machines.
+
+use anyhow::{Context, Result};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// One scenario's outcome.
+struct Case {
+    name: &'static str,
+    took: Duration,
+    problem: Option<String>,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Report {
+    cases: Vec<Case>,
+}
+
+impl Report {
+    /// Notes one, and says it.
+    pub(super) fn note(&mut self, name: &'static str, took: Duration, outcome: &Result<()>) {
+        let problem = outcome.as_ref().err().map(|error| format!("{error:#}"));
+        match &problem {
+            None => eprintln!("==> {name}: passed after {took:.1?}"),
+            Some(problem) => eprintln!("==> {name}: FAILED after {took:.1?}: {problem}"),
+        }
+        self.cases.push(Case { name, took, problem });
+    }
+
+    /// How many there were.
+    pub(super) fn total(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// How many failed.
+    pub(super) fn failed(&self) -> usize {
+        self.cases.iter().filter(|case| case.problem.is_some()).count()
+    }
+
+    /// `N passed, N failed`, and which.
+    pub(super) fn summary(&self) -> String {
+        let failed: Vec<&str> =
+            self.cases.iter().filter(|case| case.problem.is_some()).map(|case| case.name).collect();
+        let names = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
+        format!("{} passed, {} failed{names}", self.total() - failed.len(), failed.len())
+    }
+
+    /// Writes JUnit's XML.
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.junit()).with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    fn junit(&self) -> String {
+        let seconds = self.cases.iter().map(|case| case.took.as_secs_f64()).sum::<f64>();
+        let mut out = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n<testsuite name=\"e2e\" tests=\"{}\" failures=\"{}\" time=\"{seconds:.1}\">\n",
+            self.total(),
+            self.failed()
+        );
+        for case in &self.cases {
+            let (name, time) = (case.name, case.took.as_secs_f64());
+            // Writing into a `String` cannot fail.
+            let _ = match &case.problem {
+                None => writeln!(out, "<testcase classname=\"e2e\" name=\"{name}\" time=\"{time:.1}\"/>"),
+                Some(problem) => writeln!(
+                    out,
+                    "<testcase classname=\"e2e\" name=\"{name}\" time=\"{time:.1}\"><failure>{}</failure></testcase>",
+                    escaped(problem)
+                ),
+            };
+        }
+        out + "</testsuite>\n</testsuites>\n"
+    }
+}
+
+/// A text as XML content; what XML cannot hold at all becomes a question mark.
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for letter in text.chars() {
+        match letter {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '\n' | '\t' => out.push(letter),
+            letter if letter.is_control() => out.push('?'),
+            letter => out.push(letter),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_to_people_and_machines() {
+        let mut report = Report::default();
+        report.note("install", Duration::from_secs(3), &Ok(()));
+        report.note(
+            "deny",
+            Duration::from_millis(1500),
+            &Err(anyhow::anyhow!("it answers <200> & \u{1b}[0m")),
+        );
+        assert_eq!(report.summary(), "1 passed, 1 failed: deny");
+        let xml = report.junit();
+        assert!(xml.contains("tests=\"2\" failures=\"1\" time=\"4.5\""), "{xml}");
+        assert!(xml.contains("<failure>it answers &lt;200&gt; &amp; ?[0m</failure>"), "{xml}");
+    }
+}
