@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Join(command::join::JoinArgs),
     /// Installs the control plane on a Kubernetes cluster, and waits until it is ready
     Install(command::install::InstallArgs),
+    /// Takes the mesh off a Kubernetes cluster, with everything it made there
+    Uninstall(command::uninstall::UninstallArgs),
     /// Makes the mesh's resources as the files say, all or none
     Apply(command::apply::ApplyArgs),
     /// Shows resources and what became of them
@@ -109,6 +111,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Run(args) => command::run::run(args, session).await,
         Command::Join(args) => command::join::run(args).await,
         Command::Install(args) => command::install::run(args, session).await,
+        Command::Uninstall(args) => command::uninstall::run(args, session).await,
         Command::Apply(args) => command::apply::run(args, session).await,
         Command::Get(args) => command::get::run(args, session).await,
         Command::Delete(args) => command::delete::run(args, session).await,

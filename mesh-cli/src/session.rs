@@ -1,6 +1,7 @@
 //! What every command shares: where the mesh's state is, how to print, the connection to the control plane.
 
 use crate::admin_client::AdminClient;
+use crate::cluster::access::Choice;
 use crate::config;
 use crate::failure::Failure;
 use crate::output::{ColorWhen, Format};
@@ -23,6 +24,18 @@ pub(crate) struct Global {
         help_heading = "Global options"
     )]
     pub(crate) state_dir: Option<PathBuf>,
+    /// Reaches a Kubernetes cluster with this file [default: KUBECONFIG, else ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The cluster of this context of the kubeconfig
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub(crate) context: Option<String>,
+    /// The mesh on the cluster, even if a local control plane answers
+    #[arg(long, global = true, conflicts_with = "local", help_heading = "Global options")]
+    pub(crate) kubernetes: bool,
+    /// The local mesh, even if the kubeconfig leads to a cluster with one
+    #[arg(long, global = true, conflicts_with_all = ["kubeconfig", "context"], help_heading = "Global options")]
+    pub(crate) local: bool,
     /// How results are printed; JSON and YAML have stable fields
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
     pub(crate) output: Format,
@@ -36,6 +49,8 @@ pub(crate) struct Global {
 pub(crate) struct Session {
     /// Where the mesh's state lives.
     pub(crate) state_dir: PathBuf,
+    /// Which cluster is meant where one is.
+    pub(crate) cluster: Choice,
     /// How results are printed.
     pub(crate) format: Format,
 }
@@ -51,7 +66,8 @@ impl Session {
                 .map_err(|error| Failure::usage(format!("--state-dir {}: {error}", dir.display())))?,
             None => config::default_state_dir()?,
         };
-        Ok(Self { state_dir, format: global.output })
+        let cluster = Choice { kubeconfig: global.kubeconfig.clone(), context: global.context.clone() };
+        Ok(Self { state_dir, cluster, format: global.output })
     }
 
     /// The control plane's Unix socket.

@@ -68,7 +68,6 @@ pub(crate) fn definitions() -> Vec<Value> {
     DEFINITIONS.iter().map(|text| serde_saphyr::from_str(text).expect("a definition is YAML")).collect()
 }
 
-#[expect(dead_code, reason = "used by the installation")]
 /// A key's Secret, with its content in hexadecimal.
 pub(crate) fn secret((name, file): (&str, &str), key: &str) -> Value {
     json!({

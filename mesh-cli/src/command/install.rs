@@ -1,13 +1,16 @@
 //! `meshctl install`: the mesh's control plane on a Kubernetes cluster.
 
-use crate::cluster::manifest;
 use crate::cluster::values::Values;
+use crate::cluster::{installation, manifest};
+use crate::duration;
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format};
+use crate::output::{self, Format, Tone};
 use crate::session::Session;
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -25,6 +28,9 @@ pub(crate) struct InstallArgs {
     /// Only show what would be made; nothing is asked of the cluster
     #[arg(long)]
     dry_run: bool,
+    /// How long to wait for the control plane, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
 }
 
 /// What may be chosen, as it is typed.
@@ -68,8 +74,56 @@ pub(crate) async fn run(args: InstallArgs, session: &Session) -> Result<Exit, Fa
         show(session.format, &objects)?;
         return Ok(Exit::Done);
     }
-    Err(Failure::failed("this release can only show what it would install")
-        .next("meshctl install --dry-run -o yaml | kubectl apply --server-side -f -"))
+    let begun = output::now_ms();
+    let cluster = session.cluster.connect().await?;
+    output::note(&format!("cluster {} (Kubernetes {})", cluster.name, cluster.version));
+    installation::prepare(&cluster, &objects, &values).await?;
+    installation::make(&cluster, &objects, step).await?;
+    installation::finish(&cluster, Duration::from_secs(args.timeout), wait).await?;
+    let installed = Installed {
+        cluster: cluster.name,
+        kubernetes: cluster.version,
+        version: env!("CARGO_PKG_VERSION"),
+        image: values.image(manifest::CONTROL),
+        trust_domain: values.trust_domain,
+        replicas: values.replicas,
+        took_ms: output::now_ms().saturating_sub(begun),
+    };
+    output::print_value(session.format, &installed, || {
+        format!(
+            "{} is ready: {} replicas of {}, trust domain {}, after {}\n\n\
+             bring a namespace in:  kubectl label namespace NAME meshctl.io/inject=enabled\n\
+             then its pods:         kubectl --namespace NAME rollout restart deployment\n\
+             look at it:            meshctl status\n",
+            output::paint(Tone::Good, "the mesh"),
+            installed.replicas,
+            installed.image,
+            installed.trust_domain,
+            duration::show(Duration::from_millis(installed.took_ms)),
+        )
+    })?;
+    Ok(Exit::Done)
+}
+
+#[derive(Serialize)]
+struct Installed {
+    cluster: String,
+    kubernetes: String,
+    version: &'static str,
+    image: String,
+    trust_domain: String,
+    replicas: u32,
+    took_ms: u64,
+}
+
+/// Tells of a step that is done.
+fn step(text: &str) {
+    output::note(&format!("  {} {text}", output::paint(Tone::Good, "✓")));
+}
+
+/// Tells how far something is that takes its time.
+fn wait(text: &str) {
+    output::note(&format!("  {} {text}", output::paint(Tone::Dim, "…")));
 }
 
 /// Prints the objects: documents of YAML, one list of JSON, or their names.
@@ -101,9 +155,9 @@ fn show(format: Format, objects: &[Value]) -> Result<(), Failure> {
             for object in objects {
                 let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
                 grid.row([
-                    (output::Tone::Plain, kind.to_owned()),
-                    (output::Tone::Plain, name(object, "namespace")),
-                    (output::Tone::Plain, name(object, "name")),
+                    (Tone::Plain, kind.to_owned()),
+                    (Tone::Plain, name(object, "namespace")),
+                    (Tone::Plain, name(object, "name")),
                 ]);
             }
             output::print(&format!("{}\n{} objects; see them with -o yaml\n", grid.to_text(), objects.len()))
