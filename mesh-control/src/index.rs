@@ -285,6 +285,7 @@ fn common_items(
         mtls: config.mtls,
         default_allow: config.default_allow,
         access_log_sample: config.access_log_sample,
+        tracing: config.tracing.clone(),
         reissue_epoch: trust.reissue_epoch,
     };
     let mut parts =

@@ -121,8 +121,20 @@ pub struct MeshSettings {
     pub default_allow: bool,
     /// Share of allowed requests that are written to the access log, in 1/10,000.
     pub access_log_sample: u32,
+    /// Where traces go; `None`: nowhere, and none are made.
+    pub tracing: Option<Arc<Tracing>>,
     /// Grows when SVIDs in use should be replaced soon; a proxy whose SVID came with a smaller one renews at once.
     pub reissue_epoch: u64,
+}
+
+/// Where traces go, and how many begin in the mesh.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tracing {
+    /// The collector's OTLP/gRPC address, for instance `http://127.0.0.1:4317`.
+    pub endpoint: String,
+    /// Share of requests without a trace that begin one, in 1/10,000. Traces that come with a request are continued if
+    /// they were sampled.
+    pub sampling: u32,
 }
 
 /// Whether plaintext is accepted inbound.

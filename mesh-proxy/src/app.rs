@@ -6,7 +6,8 @@
 //!   discovery client ──proposals──▶ │  ◀──in use──     │
 //!        ◀──wanted──────────────────┼──────────────────┤
 //!   reporter ◀──records, counters───┼──────────────────┘
-//!      └──reports──▶ telemetry client
+//!      ├──reports──▶ telemetry client
+//!      └──spans──▶ exporter of traces
 //!   admin: reads applied, counters; asks data threads for their connections
 //! ```
 //!
@@ -31,6 +32,7 @@ use crate::listen::{self, Bound};
 use crate::observe::access_log::AccessLog;
 use crate::observe::record::RECORDS_MAX;
 use crate::observe::report::{REPORTS_MAX, Reporter};
+use crate::observe::trace::export;
 use crate::observe::{Shard, telemetry};
 use crate::outbound::Intent;
 use crate::standing::Standing;
@@ -344,7 +346,11 @@ impl Control<'_> {
 
         let (records, recorded) = mpsc::channel(RECORDS_MAX);
         let (reports, to_send) = mpsc::channel(REPORTS_MAX);
-        let reporter = Reporter::new(wiring.shards.clone(), Arc::clone(&wiring.own), log, reports);
+        let (traces, to_export) = mpsc::channel(export::BATCHES_MAX);
+        let own = Arc::clone(&wiring.own);
+        let reporter = Reporter::new(wiring.shards.clone(), Arc::clone(&own), log, (reports, traces));
+        let exporter = export::Exporter::new(&wiring.facts, wiring.applied.clone(), own);
+        tasks.spawn(exporter.run(to_export, ends.clone()));
         tasks.spawn(reporter.run(recorded, ends.clone()));
         tasks.spawn(telemetry::run(link, to_send, ends.clone()));
         DataEnds { records, wanted }

@@ -12,6 +12,7 @@ use crate::facts::Facts;
 use crate::http::Limits;
 use crate::http::bodies::Bodies;
 use crate::inbound::{self, Inbound};
+use crate::observe::trace::Tracer;
 use crate::observe::{Recorder, Shard};
 use crate::outbound::pool::SWEEP_EVERY;
 use crate::outbound::{self, Intent, Listener, Outbound, renewal};
@@ -146,6 +147,7 @@ async fn serve(setup: Setup) -> io::Result<()> {
     let worker = Rc::new(Worker {
         facts: setup.facts,
         connections: Connections::new(first),
+        tracer: Tracer::default(),
         recorder: Recorder::new(setup.records, Arc::clone(&setup.shard), rand::random()),
         shard: setup.shard,
         wanted: setup.wanted,

@@ -11,6 +11,7 @@ pub(crate) mod record;
 pub(crate) mod report;
 pub(crate) mod telemetry;
 pub(crate) mod text;
+pub(crate) mod trace;
 
 pub(crate) use edges::{Edge, EdgeKey};
 pub(crate) use metrics::Shard;

@@ -8,7 +8,9 @@ use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::http::Limits;
 use crate::http::bodies::Bodies;
+use crate::http::canonical::Canonical;
 use crate::mux::state::Budget;
+use crate::observe::trace::{Asked, Hop, Span, Tracer};
 use crate::observe::{Recorder, Shard};
 use crate::standing::Standing;
 use crate::transport::Dialer;
@@ -18,6 +20,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -30,6 +33,8 @@ pub(crate) struct Worker {
     pub(crate) connections: Rc<Connections>,
     /// Counters.
     pub(crate) shard: Arc<Shard>,
+    /// What is traced.
+    pub(crate) tracer: Tracer,
     /// Lines for the access log and the control plane.
     pub(crate) recorder: Recorder,
     /// Destinations to subscribe to.
@@ -66,6 +71,20 @@ impl Worker {
     pub(crate) fn samples(&self, applied: &Applied) -> bool {
         let share = applied.snapshot.mesh.access_log_sample;
         share > 0 && self.random.below(10_000) < usize::try_from(share).unwrap_or(usize::MAX)
+    }
+
+    /// The part of a trace that a request is, if it is sampled.
+    pub(crate) fn trace(
+        &self,
+        applied: &Applied,
+        request: &Canonical<'_>,
+        hop: Hop,
+        began: Instant,
+    ) -> Option<Box<Span>> {
+        // All there is to it where nothing is traced.
+        let tracing = applied.snapshot.mesh.tracing.as_deref()?;
+        let asked = Asked { request, hop, began };
+        self.tracer.begin(tracing, asked, |n| self.random.below(n), || self.shard.dropped("traces"))
     }
 
     /// Counts a task that ends by a panic; keep it alive for as long as the task runs.

@@ -5,8 +5,9 @@ use super::problem::{Code, Problem};
 use super::quantity;
 use super::reader::{At, Reader};
 use super::yaml::{Map, Yaml};
-use crate::config::MtlsMode;
+use crate::config::{MtlsMode, Tracing};
 use crate::identity::{IdentityError, TrustDomain};
+use std::sync::Arc;
 
 /// Mesh-wide settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,6 +22,8 @@ pub struct MeshConfig {
     pub mtls: MtlsMode,
     /// Share of allowed requests written to the access log, in 1/10,000.
     pub access_log_sample: u32,
+    /// Where traces go; `None`: none are made.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 /// 1 %: enough to see what goes on, little enough not to cost.
@@ -41,11 +44,13 @@ impl MeshConfig {
             default_allow: false,
             mtls: MtlsMode::Strict,
             access_log_sample: ACCESS_LOG_SAMPLE_DEFAULT,
+            tracing: None,
         }
     }
 
     pub(super) fn read(reader: &mut Reader, meta: Meta, name: Option<&At<'_>>, spec: At<'_>) -> Option<Self> {
-        let fields = reader.fields(spec, &["trustDomain", "defaultAccess", "mtls", "accessLog"])?;
+        let fields =
+            reader.fields(spec, &["trustDomain", "defaultAccess", "mtls", "accessLog", "tracing"])?;
         if let Some(name) = name.filter(|_| meta.name != singleton_name()) {
             let message = format!("{:?} is not allowed; there is one MeshConfig, named mesh", meta.name);
             reader.error(name, Code::InvalidValue, message);
@@ -66,17 +71,22 @@ impl MeshConfig {
             Some(at) => read_access_log(reader, at),
             None => Some(ACCESS_LOG_SAMPLE_DEFAULT),
         };
+        let tracing = match fields.optional("tracing") {
+            Some(at) => read_tracing(reader, at).map(Some),
+            None => Some(None),
+        };
         Some(Self {
             meta,
             trust_domain: trust_domain?,
             default_allow: default_allow?,
             mtls: mtls?,
             access_log_sample: sample?,
+            tracing: tracing?,
         })
     }
 
     pub(super) fn write(&self) -> Map {
-        let Self { meta: _, trust_domain, default_allow, mtls, access_log_sample } = self;
+        let Self { meta: _, trust_domain, default_allow, mtls, access_log_sample, tracing } = self;
         let mtls = match *mtls {
             MtlsMode::Strict => Map::new().with("mode", "strict"),
             MtlsMode::Permissive { until } => {
@@ -84,11 +94,14 @@ impl MeshConfig {
             }
         };
         let sample = Yaml::bare(quantity::share_text(*access_log_sample));
-        Map::new()
+        let spec = Map::new()
             .with_some("trustDomain", trust_domain.as_ref().map(TrustDomain::as_str))
             .with("defaultAccess", if *default_allow { "allow" } else { "deny" })
             .with("mtls", mtls)
-            .with("accessLog", Map::new().with("sample", sample))
+            .with("accessLog", Map::new().with("sample", sample));
+        let Some(Tracing { endpoint, sampling }) = tracing.as_deref() else { return spec };
+        let sampling = Yaml::bare(quantity::share_text(*sampling));
+        spec.with("tracing", Map::new().with("endpoint", endpoint.as_str()).with("sampling", sampling))
     }
 }
 
@@ -131,6 +144,43 @@ fn read_access_log(reader: &mut Reader, at: At<'_>) -> Option<u32> {
         fields.required(reader, "sample", "write the share of allowed requests to log, for instance 0.01");
     quantity::read_share(reader, &sample?)
 }
+
+fn read_tracing(reader: &mut Reader, at: At<'_>) -> Option<Arc<Tracing>> {
+    let fields = reader.fields(at, &["endpoint", "sampling"])?;
+    let hint = "write the collector's OTLP/gRPC address, for instance http://127.0.0.1:4317";
+    let endpoint = fields.required(reader, "endpoint", hint).and_then(|at| read_endpoint(reader, &at));
+    let hint = "write the share of requests without a trace that begin one, for instance 0.01";
+    let sampling = fields.required(reader, "sampling", hint).and_then(|at| quantity::read_share(reader, &at));
+    Some(Arc::new(Tracing { endpoint: endpoint?, sampling: sampling? }))
+}
+
+/// `http://HOST:PORT`, and nothing behind it.
+fn read_endpoint(reader: &mut Reader, at: &At<'_>) -> Option<String> {
+    let text = reader.text(at)?;
+    let is_host = |host: &str| {
+        !host.is_empty()
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'[' | b']' | b':'))
+    };
+    let named = text
+        .strip_prefix("http://")
+        .filter(|_| text.len() <= ENDPOINT_BYTES_MAX)
+        .and_then(|rest| rest.rsplit_once(':'))
+        .filter(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0));
+    if named.is_none() {
+        let shown = Problem::shown(text);
+        let message = format!(
+            "{shown:?} is not an address of OTLP over gRPC; write http://HOST:PORT, for instance http://127.0.0.1:4317"
+        );
+        reader.error(at, Code::InvalidValue, message);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// The longest address of a collector: a DNS name has 253 bytes.
+const ENDPOINT_BYTES_MAX: usize = 300;
 
 /// The only name a `MeshConfig` may have.
 #[expect(clippy::expect_used, reason = "a literal that is a DNS label")]

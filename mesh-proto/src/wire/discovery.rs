@@ -3,20 +3,22 @@
 use super::{WireError, each, optional_text, required, text, v1};
 use crate::config::{
     AddressOwner, Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode,
-    OwnWorkload, Owner, Revocations,
+    OwnWorkload, Owner, Revocations, Tracing,
 };
 use crate::name::{Port, ServiceRef};
 use crate::policy::model::Protocol;
+use std::sync::Arc;
 
 /// The longest X.509 serial in bytes (RFC 5280, 4.1.2.2).
 const SERIAL_BYTES_MAX: usize = 20;
 
-/// The whole of `access_log_sample`: every request.
+/// The whole of `access_log_sample` and `sampling`: every request.
 const SAMPLE_WHOLE: u32 = 10_000;
 
 impl From<&MeshSettings> for v1::MeshSettings {
     fn from(settings: &MeshSettings) -> Self {
-        let MeshSettings { trust_domain, mtls, default_allow, access_log_sample, reissue_epoch } = settings;
+        let MeshSettings { trust_domain, mtls, default_allow, access_log_sample, tracing, reissue_epoch } =
+            settings;
         let (mtls, permissive_until) = match *mtls {
             MtlsMode::Strict => (v1::MtlsMode::Strict, 0),
             MtlsMode::Permissive { until } => (v1::MtlsMode::Permissive, until),
@@ -28,6 +30,10 @@ impl From<&MeshSettings> for v1::MeshSettings {
             default_allow: *default_allow,
             access_log_sample: *access_log_sample,
             reissue_epoch: *reissue_epoch,
+            tracing: tracing.as_deref().map(|tracing| {
+                let Tracing { endpoint, sampling } = tracing;
+                v1::Tracing { endpoint: endpoint.clone(), sampling: *sampling }
+            }),
         }
     }
 }
@@ -43,6 +49,7 @@ impl TryFrom<v1::MeshSettings> for MeshSettings {
             default_allow,
             access_log_sample,
             reissue_epoch,
+            tracing,
         } = message;
         let mtls = match (v1::MtlsMode::try_from(mtls), permissive_until) {
             (Ok(v1::MtlsMode::Strict), 0) => MtlsMode::Strict,
@@ -58,8 +65,15 @@ impl TryFrom<v1::MeshSettings> for MeshSettings {
         if access_log_sample > SAMPLE_WHOLE {
             return Err(WireError::new("access_log_sample", "is more than 10,000"));
         }
+        let tracing = match tracing {
+            Some(v1::Tracing { sampling, .. }) if sampling > SAMPLE_WHOLE => {
+                return Err(WireError::new("tracing.sampling", "is more than 10,000"));
+            }
+            Some(v1::Tracing { endpoint, sampling }) => Some(Arc::new(Tracing { endpoint, sampling })),
+            None => None,
+        };
         let trust_domain = text("trust_domain", &trust_domain)?;
-        Ok(Self { trust_domain, mtls, default_allow, access_log_sample, reissue_epoch })
+        Ok(Self { trust_domain, mtls, default_allow, access_log_sample, tracing, reissue_epoch })
     }
 }
 

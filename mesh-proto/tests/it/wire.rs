@@ -7,7 +7,7 @@ use crate::arbitrary::{
 };
 use mesh_proto::config::{
     AddressOwner, Bundle, Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode,
-    OwnWorkload, Owner, Revision, Revocations,
+    OwnWorkload, Owner, Revision, Revocations, Tracing,
 };
 use mesh_proto::name::ServiceRef;
 use mesh_proto::policy::model::{Action, GroupKind, Isolation, Policy, Protocol, Rule, Scope, Source};
@@ -56,12 +56,15 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn mesh() -> impl Strategy<Value = MeshSettings> {
     let mtls = prop_oneof![Just(MtlsMode::Strict), time().prop_map(|until| MtlsMode::Permissive { until })];
-    (trust_domain(), mtls, any::<bool>(), 0_u32..=10_000, any::<u64>()).prop_map(
-        |(trust_domain, mtls, default_allow, access_log_sample, reissue_epoch)| MeshSettings {
+    let tracing = ("http://[a-z.]{1,9}:[1-9]", 0_u32..=10_000)
+        .prop_map(|(endpoint, sampling)| Arc::new(Tracing { endpoint, sampling }));
+    (trust_domain(), mtls, any::<bool>(), 0_u32..=10_000, option::of(tracing), any::<u64>()).prop_map(
+        |(trust_domain, mtls, default_allow, access_log_sample, tracing, reissue_epoch)| MeshSettings {
             trust_domain,
             mtls,
             default_allow,
             access_log_sample,
+            tracing,
             reissue_epoch,
         },
     )
@@ -183,6 +186,7 @@ fn settings(domain: &str) -> Part {
         mtls: MtlsMode::Strict,
         default_allow: true,
         access_log_sample: 1,
+        tracing: None,
         reissue_epoch: 0,
     }))
 }

@@ -138,6 +138,23 @@ impl<'h> Canonical<'h> {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")
     }
 
+    /// Shows names and values of the fields that say which trace it is part of.
+    pub(crate) fn each_trace_field(&self, visit: &mut dyn FnMut(&[u8], &[u8])) {
+        match self.source {
+            Source::H1(head) => {
+                let of_trace = head.fields().filter(|(_, _, known)| *known == Known::TraceContext);
+                of_trace.for_each(|(name, value, _)| visit(name, value));
+            }
+            Source::H2(head) => {
+                for name in field::TRACE_FIELDS {
+                    for value in head.headers.get_all(name) {
+                        visit(name.as_bytes(), value.as_bytes());
+                    }
+                }
+            }
+        }
+    }
+
     /// The HTTP/1 head it was made of.
     pub(super) fn h1(&self) -> Option<&'h RequestHead> {
         match self.source {

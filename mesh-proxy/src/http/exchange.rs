@@ -28,7 +28,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub struct Forward<'a> {
     /// The one canonical request, made from a head of this connection.
     pub request: &'a Canonical<'a>,
-    /// Complete header lines to add, each `name: value\r\n`; may be empty. They are ours: nothing from outside.
+    /// Complete header lines to add, each `name: value\r\n`; may be empty. They are ours, and if there are any, they take the
+    /// place of the trace context that came.
     pub append: &'a [u8],
     /// Who answers.
     pub origin: Origin,

@@ -40,6 +40,8 @@ pub(crate) enum Known {
     From,
     /// Single-valued, passed on.
     Location,
+    /// Which trace the request is part of; passed on, or replaced as a whole when it is traced here.
+    TraceContext,
     /// `x-mesh-*` and forwarded identities: ours, never from outside.
     Reserved,
 }
@@ -76,6 +78,7 @@ impl Known {
                 | Self::Referer
                 | Self::From
                 | Self::Location
+                | Self::TraceContext
         )
     }
 
@@ -119,6 +122,10 @@ const PROTECTED: &[&str] = &[
 
 const RESERVED_PREFIX: &str = "x-mesh-";
 
+/// Names of the trace context, as HTTP/2 has them.
+pub(crate) const TRACE_FIELDS: [&str; 7] =
+    ["traceparent", "tracestate", "b3", "x-b3-traceid", "x-b3-spanid", "x-b3-sampled", "x-b3-flags"];
+
 /// What a name means; by length and bytes, without case.
 pub(crate) fn classify(name: &[u8]) -> Known {
     let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
@@ -130,6 +137,7 @@ pub(crate) fn classify(name: &[u8]) -> Known {
     }
     match name.len() {
         2 if is("te") => Known::Te,
+        2 if is("b3") => Known::TraceContext,
         4 if is("host") => Known::Host,
         4 if is("from") => Known::From,
         6 if is("expect") => Known::Expect,
@@ -139,12 +147,16 @@ pub(crate) fn classify(name: &[u8]) -> Known {
         8 if is("location") => Known::Location,
         10 if is("connection") => Known::Connection,
         10 if is("keep-alive") => Known::HopByHop,
+        10 if is("tracestate") || is("x-b3-flags") => Known::TraceContext,
+        11 if is("traceparent") || is("x-b3-spanid") => Known::TraceContext,
         12 if is("content-type") => Known::ContentType,
+        12 if is("x-b3-traceid") || is("x-b3-sampled") => Known::TraceContext,
         13 if is("authorization") => Known::Authorization,
         14 if is("content-length") => Known::ContentLength,
         14 if is("http2-settings") => Known::HopByHop,
         16 if is("proxy-connection") => Known::HopByHop,
         17 if is("transfer-encoding") => Known::TransferEncoding,
+        17 if is("x-b3-parentspanid") => Known::TraceContext,
         19 if is("proxy-authorization") => Known::ProxyAuthorization,
         23 if is("x-forwarded-client-cert") => Known::Reserved,
         _ => Known::Other,

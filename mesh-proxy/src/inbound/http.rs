@@ -14,6 +14,7 @@ use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
 use crate::http::h1::{After, RequestHead, Server};
 use crate::http::{Limits, Meter, Origin, Passed};
+use crate::observe::trace::{self, Hop};
 use crate::outbound::pool::Freshness;
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
@@ -97,10 +98,12 @@ async fn exchange_h1(
         Ok(request) => {
             told.request = Some(request);
             told.protocol = request.protocol;
+            told.span = inbound.worker.trace(&applied, request, hop(call), began);
             let question = Question { protocol: request.protocol, sni: None, http: Some(request) };
             match admit(inbound, &applied, call, question, began) {
                 Ok(admitted) => {
-                    forward_h1(inbound, call, server, (request, &admitted), &mut told.meter).await
+                    let lines = trace::lines(told.span.as_deref());
+                    forward_h1(inbound, call, server, (request, &admitted, lines), &mut told.meter).await
                 }
                 Err(refuse) => Done::refused(refuse),
             }
@@ -139,6 +142,11 @@ fn admit<'a>(
     }
 }
 
+/// Where a request stands in its trace.
+fn hop(call: &Call) -> Hop {
+    if call.peer.identity.is_some() { Hop::CalledByPeer } else { Hop::CalledByStranger }
+}
+
 /// The codec's bounds for one request: a body limit may be smaller than the default.
 fn limits_for<'a>(inbound: &'a Inbound, admitted: &Admitted<'_>) -> Cow<'a, Limits> {
     let general = &inbound.worker.limits;
@@ -155,7 +163,7 @@ async fn forward_h1(
     inbound: &Inbound,
     call: &Call,
     server: &mut Server<Transport>,
-    (request, admitted): (&Canonical<'_>, &Admitted<'_>),
+    (request, admitted, append): (&Canonical<'_>, &Admitted<'_>, &[u8]),
     meter: &mut Meter,
 ) -> Done {
     let limits = limits_for(inbound, admitted);
@@ -170,7 +178,7 @@ async fn forward_h1(
                 return Done::refused(error.refusal());
             }
         };
-        let what = Forward { request, append: &[], origin: Origin::Application };
+        let what = Forward { request, append, origin: Origin::Application };
         let mut because = None;
         let outcome = {
             let forwarding = pin!(exchange::forward(server, what, &mut lease.client, &limits, meter));

@@ -11,6 +11,8 @@ use crate::http::Meter;
 use crate::http::canonical::Canonical;
 use crate::limit::{Bytes, Grant, Limited, Subject, Why};
 use crate::observe::edges::UNMESHED;
+use crate::observe::record::Worth;
+use crate::observe::trace::{self, Span};
 use crate::observe::{Edge, EdgeKey, Outcome, Record};
 use crate::refusal::Refusal;
 use mesh_proto::matching::Fields;
@@ -238,6 +240,8 @@ pub(crate) struct Told<'a> {
     pub(crate) id: String,
     /// Whether its permit was counted when it began; see [`begun`].
     pub(crate) begin: Begin,
+    /// Its part of a trace.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 /// Whether a permit was counted when the connection began.
@@ -267,6 +271,7 @@ impl<'a> Told<'a> {
             duration: Duration::ZERO,
             id: String::new(),
             begin: Begin::Uncounted,
+            span: None,
         }
     }
 
@@ -307,8 +312,8 @@ impl<'a> Told<'a> {
             worker.shard.refused(Direction::Inbound, refuse.refusal.label());
             edge.set_last(refuse.refusal.label(), &refuse.rule);
         }
-        let is_plain = outcome == Outcome::Allowed && self.meter.status < 500;
-        if is_plain && !worker.samples(applied) {
+        let is_plain = outcome == Outcome::Allowed && self.meter.status < 500 && !worker.samples(applied);
+        if is_plain && self.span.is_none() {
             return;
         }
         let rule = match (&self.refuse, self.by) {
@@ -342,6 +347,9 @@ impl<'a> Told<'a> {
             duration_us: clock::micros(self.duration),
             revision: applied.snapshot.revision.0,
             header_names: applied.judged.iter().map(ToString::to_string).collect(),
+            trace_id: trace::id_text(self.span.as_deref(), self.request),
+            span: trace::end(self.span, self.meter.grpc_status),
+            worth: if is_plain { Worth::Span } else { Worth::Line },
             id: if self.id.is_empty() { worker.recorder.decision_id() } else { self.id },
         });
     }

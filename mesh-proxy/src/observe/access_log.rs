@@ -2,6 +2,7 @@
 //! begin a line of its own. No header values, no query strings.
 
 use crate::observe::Record;
+use crate::observe::record::Worth;
 use crate::{AccessLogTarget, ProxyError};
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -58,6 +59,8 @@ struct Line<'a> {
     bytes_out: u64,
     duration_us: u64,
     revision: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    trace_id: &'a str,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -87,7 +90,7 @@ impl AccessLog {
             return 0;
         }
         let mut out = Vec::with_capacity(records.len() * 512);
-        for record in records {
+        for record in records.iter().filter(|record| record.worth == Worth::Line) {
             if serde_json::to_writer(&mut out, &line(record)).is_ok() {
                 out.push(b'\n');
             }
@@ -126,6 +129,7 @@ fn line(record: &Record) -> Line<'_> {
         bytes_out: record.bytes_out,
         duration_us: record.duration_us,
         revision: record.revision,
+        trace_id: &record.trace_id,
     }
 }
 
@@ -143,6 +147,7 @@ mod tests {
     use super::*;
     use crate::connections::Direction;
     use crate::observe::Outcome;
+    use crate::observe::record::Worth;
 
     fn record(path: &str) -> Record {
         Record {
@@ -170,6 +175,9 @@ mod tests {
             duration_us: 1,
             revision: 7,
             header_names: Vec::new(),
+            trace_id: String::new(),
+            span: None,
+            worth: Worth::Line,
         }
     }
 

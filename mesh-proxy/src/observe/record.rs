@@ -2,6 +2,7 @@
 
 use crate::connections::Direction;
 use crate::observe::Shard;
+use crate::observe::trace::Span;
 use mesh_proto::policy::model::Protocol;
 use std::cell::Cell;
 use std::sync::Arc;
@@ -43,7 +44,7 @@ impl Outcome {
 }
 
 /// One line about one request or connection. No header values and no query strings.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Record {
     /// When it ended, milliseconds since the epoch.
     pub(crate) time_ms: u64,
@@ -93,6 +94,21 @@ pub(crate) struct Record {
     pub(crate) revision: u64,
     /// Names of the header fields that the rules of this workload judge.
     pub(crate) header_names: Vec<String>,
+    /// The trace, 32 hexadecimal digits; empty without one.
+    pub(crate) trace_id: String,
+    /// The request's span, where it is traced.
+    pub(crate) span: Option<Box<Span>>,
+    /// Whether it is worth a line; otherwise it is here for its span.
+    pub(crate) worth: Worth,
+}
+
+/// What a record is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Worth {
+    /// A line in the access log, and to be told to the control plane.
+    Line,
+    /// A span alone.
+    Span,
 }
 
 /// Hands records of one worker to the control thread, and numbers its decisions.

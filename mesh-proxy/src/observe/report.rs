@@ -4,9 +4,12 @@ use crate::clock;
 use crate::connections::Direction;
 use crate::observe::access_log::AccessLog;
 use crate::observe::edges::Retired;
+use crate::observe::record::Worth;
+use crate::observe::trace::export;
 use crate::observe::{Edge, EdgeKey, Outcome, Record, Shard};
 use mesh_proto::ops::metrics::ResponseClass;
 use mesh_proto::wire::v1;
+use opentelemetry_sdk::trace::SpanData;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +36,7 @@ pub(crate) struct Reporter {
     told: HashMap<EdgeKey, Told>,
     log: AccessLog,
     reports: mpsc::Sender<v1::ProxyReport>,
+    traces: mpsc::Sender<Vec<SpanData>>,
     own: Arc<Shard>,
     reasons_sent: HashMap<(&'static str, &'static str, &'static str), u64>,
 }
@@ -60,9 +64,9 @@ impl Reporter {
         shards: Vec<Arc<Shard>>,
         own: Arc<Shard>,
         log: AccessLog,
-        reports: mpsc::Sender<v1::ProxyReport>,
+        (reports, traces): (mpsc::Sender<v1::ProxyReport>, mpsc::Sender<Vec<SpanData>>),
     ) -> Self {
-        Self { shards, told: HashMap::new(), log, reports, own, reasons_sent: HashMap::new() }
+        Self { shards, told: HashMap::new(), log, reports, traces, own, reasons_sent: HashMap::new() }
     }
 
     /// Writes and reports until `shutdown`, then once more.
@@ -90,6 +94,9 @@ impl Reporter {
         for _ in 0..self.log.write(&batch) {
             self.own.dropped("access_log");
         }
+        self.trace(&batch);
+        // What was sampled for its trace comes last: of too many it is what is left out.
+        batch.sort_by_key(|record| record.worth == Worth::Span);
         let Ok(place) = self.reports.clone().try_reserve_owned() else {
             if !batch.is_empty() {
                 self.own.dropped("reports");
@@ -103,8 +110,19 @@ impl Reporter {
         }
     }
 
+    /// Hands spans to the exporter; what it has no room for is counted.
+    fn trace(&self, records: &[Record]) {
+        let spans: Vec<SpanData> = records.iter().filter_map(export::span).collect();
+        for batch in spans.chunks(export::BATCH_MAX) {
+            if self.traces.try_send(batch.to_vec()).is_err() {
+                batch.iter().for_each(|_| self.own.dropped("traces"));
+            }
+        }
+    }
+
     fn report(&mut self, mut records: Vec<Record>, now: Instant) -> v1::ProxyReport {
-        let dropped = records.len().saturating_sub(DECISIONS_MAX);
+        let lines = records.iter().filter(|record| record.worth == Worth::Line).count();
+        let dropped = lines.saturating_sub(DECISIONS_MAX);
         records.truncate(DECISIONS_MAX);
         v1::ProxyReport {
             edges: self.edges(now),

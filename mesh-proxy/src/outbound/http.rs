@@ -17,6 +17,7 @@ use crate::http::canonical::{Canonical, Intake};
 use crate::http::exchange::{self, Forward};
 use crate::http::h1::{After, RequestHead, Server};
 use crate::http::{Failure, Meter, Origin, Retry};
+use crate::observe::trace::{self, Hop};
 use crate::refusal::{Refusal, Refused};
 use crate::transport::{TlsFacts, Transport};
 use mesh_proto::policy::model::Protocol;
@@ -87,7 +88,10 @@ async fn exchange_h1(
     let mut done = match &request {
         Ok(request) => {
             (told.request, told.protocol) = (Some(request), request.protocol);
-            attempt_h1(outbound, call, server, request, &mut told.meter).await
+            let applied = outbound.worker.applied();
+            told.span = outbound.worker.trace(&applied, request, Hop::Calling, began);
+            let what = (request, trace::lines(told.span.as_deref()));
+            attempt_h1(outbound, call, server, what, &mut told.meter).await
         }
         Err(refusal) => Done::refused(*refusal),
     };
@@ -118,7 +122,7 @@ async fn attempt_h1(
     outbound: &Rc<Outbound>,
     call: &Call,
     server: &mut Server<Transport>,
-    request: &Canonical<'_>,
+    (request, append): (&Canonical<'_>, &[u8]),
     meter: &mut Meter,
 ) -> Done {
     let route = match resolve::route(outbound, &call.client).await {
@@ -145,7 +149,7 @@ async fn attempt_h1(
         };
         let was_kept = lease.client.is_reused();
         let in_flight = InFlight::new(&lane, now);
-        let what = Forward { request, append: &[], origin: origin(&lane) };
+        let what = Forward { request, append, origin: origin(&lane) };
         let tls = lease.tls_facts();
         let forwarding = exchange::forward(server, what, &mut lease.client, &outbound.worker.limits, meter);
         let mut because = Refusal::WrongPeer;

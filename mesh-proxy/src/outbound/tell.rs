@@ -7,6 +7,8 @@ use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::http::Meter;
 use crate::http::canonical::Canonical;
+use crate::observe::record::Worth;
+use crate::observe::trace::{self, Span};
 use crate::observe::{Edge, EdgeKey, Outcome, Record};
 use crate::refusal::Refusal;
 use crate::transport::TlsFacts;
@@ -36,6 +38,8 @@ pub(crate) struct Told<'a> {
     pub(crate) id: String,
     /// What the handshake with the endpoint agreed on.
     pub(crate) tls: TlsFacts,
+    /// Its part of a trace.
+    pub(crate) span: Option<Box<Span>>,
 }
 
 impl<'a> Told<'a> {
@@ -49,6 +53,7 @@ impl<'a> Told<'a> {
             duration: Duration::ZERO,
             id: String::new(),
             tls: TlsFacts::default(),
+            span: None,
         }
     }
 
@@ -81,7 +86,8 @@ impl<'a> Told<'a> {
         if let Some(refusal) = self.refusal {
             worker.shard.refused(Direction::Outbound, refusal.label());
         }
-        if outcome == Outcome::Allowed && self.meter.status < 500 && !worker.samples(&applied) {
+        let is_plain = outcome == Outcome::Allowed && self.meter.status < 500 && !worker.samples(&applied);
+        if is_plain && self.span.is_none() {
             return;
         }
         let text = |of: fn(&Canonical<'_>) -> String| self.request.map(of).unwrap_or_default();
@@ -109,6 +115,9 @@ impl<'a> Told<'a> {
             duration_us: clock::micros(self.duration),
             revision: applied.snapshot.revision.0,
             header_names: Vec::new(),
+            trace_id: trace::id_text(self.span.as_deref(), self.request),
+            span: trace::end(self.span, self.meter.grpc_status),
+            worth: if is_plain { Worth::Span } else { Worth::Line },
             id: if self.id.is_empty() { worker.recorder.decision_id() } else { self.id },
         });
     }

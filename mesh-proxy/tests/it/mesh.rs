@@ -11,4 +11,5 @@ mod peers;
 mod requests;
 mod standing;
 mod tcp;
+mod traces;
 mod world;

@@ -3,7 +3,7 @@
 use crate::arbitrary::{
     identity_pattern, mode, name, operation, port, rate_limit, service_ref, spiffe_id, time, trust_domain,
 };
-use mesh_proto::config::MtlsMode;
+use mesh_proto::config::{MtlsMode, Tracing};
 use mesh_proto::name::{Namespace, ServiceRef};
 use mesh_proto::policy::model::{Action, PolicyName, Protocol, Scope};
 use mesh_proto::resource::access_policy::{AccessPolicy, AccessRule};
@@ -181,12 +181,15 @@ fn limit() -> impl Strategy<Value = RateLimit> {
 
 fn mesh_config() -> impl Strategy<Value = MeshConfig> {
     let mtls = prop_oneof![Just(MtlsMode::Strict), time().prop_map(|until| MtlsMode::Permissive { until })];
-    (option::of(trust_domain()), any::<bool>(), mtls, 0_u32..=10_000).prop_map(
-        |(trust_domain, default_allow, mtls, access_log_sample)| MeshConfig {
+    let tracing = ("http://([a-z]{1,4}[.][a-z]{1,4}|\\[::1\\]):[1-9][0-9]{0,3}", 0_u32..=10_000)
+        .prop_map(|(endpoint, sampling)| Arc::new(Tracing { endpoint, sampling }));
+    (option::of(trust_domain()), any::<bool>(), mtls, 0_u32..=10_000, option::of(tracing)).prop_map(
+        |(trust_domain, default_allow, mtls, access_log_sample, tracing)| MeshConfig {
             trust_domain,
             default_allow,
             mtls,
             access_log_sample,
+            tracing,
             ..MeshConfig::defaults()
         },
     )

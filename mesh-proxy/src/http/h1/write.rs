@@ -16,7 +16,8 @@ pub(crate) fn request(out: &mut Vec<u8>, request: &Canonical<'_>, append: &[u8])
         put(out, &[b"?", query]);
     }
     put(out, &[b" HTTP/1.1\r\nhost: ", request.host.authority().as_bytes(), b"\r\n"]);
-    head.copy_fields(out, |name, known| is_forwarded(head, name, known));
+    let is_replaced = |known: Known| known == Known::TraceContext && !append.is_empty();
+    head.copy_fields(out, |name, known| is_forwarded(head, name, known) && !is_replaced(known));
     framing(out, head.body());
     if let Some(protocol) = request.upgrade {
         put(out, &[b"connection: upgrade\r\nupgrade: ", protocol.as_bytes(), b"\r\n"]);

@@ -23,6 +23,7 @@ pub(super) fn request(canonical: &Canonical<'_>, append: &HeaderMap) -> Option<R
         // Ours to keep: the other side checks the body against it, as `h2` did here.
         Known::ContentLength => true,
         Known::Te => value.as_bytes() == b"trailers",
+        Known::TraceContext => append.is_empty(),
         known => known.is_copied(),
     };
     let headers = request.headers_mut();

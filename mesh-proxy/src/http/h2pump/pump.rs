@@ -38,7 +38,7 @@ pub struct StreamOutcome {
 pub struct StreamForward<'a> {
     /// The one canonical request.
     pub request: &'a Canonical<'a>,
-    /// Fields to add. They are ours: nothing from outside.
+    /// Fields to add. They are ours, and if there are any, they take the place of the trace context that came.
     pub append: &'a HeaderMap,
     /// Who answers.
     pub origin: Origin,

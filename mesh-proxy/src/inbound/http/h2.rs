@@ -8,7 +8,7 @@ use super::super::judge::{self, Admitted, Edges, Question, Refuse, Told};
 use super::super::local::caller_lane;
 use super::super::pace::paced;
 use super::super::{Call, Inbound};
-use super::{ATTEMPTS_MAX, DEFAULT_PORT, Done, admit, limits_for};
+use super::{ATTEMPTS_MAX, DEFAULT_PORT, Done, admit, hop, limits_for};
 use crate::caller::{streams, unless_cut, why_dropped};
 use crate::clock;
 use crate::discovery::Applied;
@@ -16,6 +16,7 @@ use crate::http::canonical::{Canonical, Intake};
 use crate::http::h1::After;
 use crate::http::h2pump::{self, Connection, Stream, StreamForward};
 use crate::http::{Meter, Origin, Retry};
+use crate::observe::trace;
 use crate::outbound::pool::Lane;
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
@@ -102,10 +103,12 @@ async fn serve_stream(shared: Rc<Shared>, mut stream: Stream) {
         Ok(request) => {
             telling.told.request = Some(request);
             telling.told.protocol = request.protocol;
+            telling.told.span = inbound.worker.trace(&applied, request, hop(call), began);
             let question = Question { protocol: request.protocol, sni: None, http: Some(request) };
             match admit(inbound, &applied, call, question, began) {
                 Ok(admitted) => {
-                    let what = (request, &admitted);
+                    let append = trace::fields(telling.told.span.as_deref());
+                    let what = (request, &admitted, &append);
                     forward(&shared, &mut stream, what, &mut telling.told.meter).await
                 }
                 Err(refuse) => Done::refused(refuse),
@@ -129,14 +132,13 @@ async fn serve_stream(shared: Rc<Shared>, mut stream: Stream) {
 async fn forward(
     shared: &Shared,
     stream: &mut Stream,
-    (request, admitted): (&Canonical<'_>, &Admitted<'_>),
+    (request, admitted, append): (&Canonical<'_>, &Admitted<'_>, &::http::HeaderMap),
     meter: &mut Meter,
 ) -> Done {
     let Shared { inbound, call, lane, .. } = shared;
     let limits = limits_for(inbound, admitted);
     let registration = inbound.worker.connections.register_part();
     let question = Question { protocol: request.protocol, sni: None, http: Some(request) };
-    let append = ::http::HeaderMap::new();
     let mut last = Done::refused(Refusal::ConnectFailed);
     for _ in 0..ATTEMPTS_MAX {
         let share = match admitted.app.share(lane).await {
@@ -146,7 +148,7 @@ async fn forward(
                 return Done::refused(error.refusal());
             }
         };
-        let what = StreamForward { request, append: &append, origin: Origin::Application };
+        let what = StreamForward { request, append, origin: Origin::Application };
         let mut because: Option<Refuse> = None;
         let outcome = {
             let forwarding = pin!(h2pump::forward(stream, what, share.upstream(), &limits, meter));

@@ -19,7 +19,7 @@ fn key(number: u32) -> EdgeKey {
 
 fn reporter(shards: &[Arc<Shard>]) -> Reporter {
     let (reports, _) = mpsc::channel(1);
-    Reporter::new(shards.to_vec(), Arc::default(), AccessLog::Off, reports)
+    Reporter::new(shards.to_vec(), Arc::default(), AccessLog::Off, (reports, mpsc::channel(1).0))
 }
 
 fn call(shard: &Shard, number: u32) {

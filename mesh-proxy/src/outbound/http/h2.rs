@@ -14,6 +14,7 @@ use crate::http::canonical::{Canonical, Intake};
 use crate::http::h1::After;
 use crate::http::h2pump::{self, Connection, Stream, StreamForward};
 use crate::http::{Failure, Meter, Retry};
+use crate::observe::trace::{self, Hop};
 use crate::refusal::{Refusal, Refused};
 use crate::transport::Transport;
 use mesh_proto::policy::model::Protocol;
@@ -80,6 +81,8 @@ async fn serve_stream(outbound: Rc<Outbound>, client: Rc<Client>, mut stream: St
         Ok(request) => {
             telling.told.request = Some(request);
             telling.told.protocol = request.protocol;
+            telling.told.span =
+                outbound.worker.trace(&outbound.worker.applied(), request, Hop::Calling, began);
             attempt(&outbound, &client, &mut stream, request, &mut telling).await
         }
         Err(refusal) => Done::refused(*refusal),
@@ -106,7 +109,7 @@ async fn attempt(
     let registration = outbound.worker.connections.register_part();
     let mut attempts = Attempts::default();
     let mut last = Done::refused(Refusal::NoEndpoints);
-    let append = ::http::HeaderMap::new();
+    let append = trace::fields(telling.told.span.as_deref());
     while let Some(lane) = attempts.next(&route, &outbound.worker.random, clock::now()) {
         telling.lane = Some(Rc::clone(&lane));
         let share = match outbound.lanes.share(&lane).await {

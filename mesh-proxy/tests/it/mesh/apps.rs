@@ -32,7 +32,7 @@ pub(crate) async fn echo() -> SocketAddr {
 }
 
 /// Reads one request head; `None` at the end.
-async fn head(stream: &mut TcpStream) -> Option<String> {
+pub(crate) async fn head(stream: &mut TcpStream) -> Option<String> {
     let mut text = Vec::new();
     let mut byte = [0u8; 1];
     while !text.ends_with(b"\r\n\r\n") {

@@ -8,7 +8,7 @@ use mesh_ca::svid::Svid;
 use mesh_ca::tls::{Credentials, control_identity};
 use mesh_proto::config::{
     Destination, DestinationPort, Endpoint, EndpointState, MeshSettings, MtlsMode, OwnWorkload, Revision,
-    Revocations,
+    Revocations, Tracing,
 };
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::limit::RateLimit;
@@ -43,6 +43,7 @@ pub(crate) struct State {
     pub(crate) extra: Vec<(String, Endpoint)>,
     pub(crate) revocations: Revocations,
     pub(crate) permissive_until: Option<u64>,
+    pub(crate) tracing: Option<Tracing>,
     /// Send an update that cannot be used.
     pub(crate) corrupt: bool,
     /// Workloads that get no certificate any more.
@@ -260,6 +261,7 @@ impl Inner {
             mtls,
             default_allow: false,
             access_log_sample: 10_000,
+            tracing: state.tracing.clone().map(Arc::new),
             reissue_epoch: 0,
         }))));
         for bundle in self.authority.bundles() {
