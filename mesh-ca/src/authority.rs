@@ -36,6 +36,7 @@ mod revoke;
 mod rotation;
 mod serial;
 pub mod server;
+pub mod serving;
 mod state;
 mod status;
 mod stored;

@@ -19,7 +19,7 @@ use crate::verify::{PeerError, PeerIdentity, Role, peer_identity};
 use mesh_proto::config::Revocations;
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::name::{Port, ServiceRef};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use std::sync::Arc;
 
@@ -193,6 +193,25 @@ pub fn bootstrap_client_config(
         expected: Some(control_identity(trust_domain)),
     };
     client_config(Verifier::new(trust, Role::Server), None, vec![ALPN_H2.to_vec()])
+}
+
+/// For a server whose clients are not of the mesh and prove nothing in the handshake; `h2` or `http/1.1`, TLS 1.3 only.
+///
+/// # Errors
+/// The key is not usable or not the chain's, or the library refused.
+pub fn one_way_server_config(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(TlsError::Setup)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(TlsError::Setup)?;
+    config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
 }
 
 /// The name for one port of one service: `<port>.<service>.<namespace>.<trust-domain>`.

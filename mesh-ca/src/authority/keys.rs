@@ -128,6 +128,22 @@ impl Signer {
         Self::new(der, key).map_err(|problem| AuthorityError::Make { what: WHAT, problem })
     }
 
+    /// Makes a self-signed authority that signs servers' certificates and nothing else.
+    pub(super) fn make_serving(name: &str, span: Span) -> Result<Self, AuthorityError> {
+        const WHAT: &str = "the authority for servers";
+        let key = CaKey::generate()?;
+        let serial = new_serial()?;
+        let mut params = params(&serial, span);
+        // A name of its own for each, so that two that follow one another are told apart.
+        let tail = hex(serial.get(..4).unwrap_or_default());
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("{name} {tail}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let der = params.self_signed(&key).map_err(make(WHAT))?.der().to_vec();
+        Self::new(der, key).map_err(|problem| AuthorityError::Make { what: WHAT, problem })
+    }
+
     /// Signs an SVID for a public key.
     pub(super) fn sign_leaf(
         &self,
@@ -189,6 +205,32 @@ impl Signer {
     pub(super) fn key(&self) -> &CaKey {
         self.issuer.key()
     }
+}
+
+/// A server's certificate for DNS names, and its new key (PKCS#8).
+pub(super) fn serving_leaf(
+    signer: &Signer,
+    names: &[String],
+    span: Span,
+) -> Result<(Vec<u8>, Zeroizing<Vec<u8>>), AuthorityError> {
+    let error = make("the server's certificate");
+    let key = CaKey::generate()?;
+    let mut params = params(&new_serial()?, span);
+    params.distinguished_name = DistinguishedName::new();
+    params.subject_alt_names = Vec::new();
+    for name in names {
+        // The library takes any text for a name.
+        if rustls::pki_types::DnsName::try_from(name.as_str()).is_err() {
+            let problem = format!("{name:?} is no DNS name");
+            return Err(AuthorityError::Make { what: "the server's certificate", problem });
+        }
+        params.subject_alt_names.push(SanType::DnsName(name.as_str().try_into().map_err(&error)?));
+    }
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let der = params.signed_by(&key, &signer.issuer).map_err(&error)?.der().to_vec();
+    Ok((der, key.secret_der()))
 }
 
 fn authority_params(
