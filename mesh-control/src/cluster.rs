@@ -4,7 +4,7 @@
 //! Kubernetes API; what they are told is an [`index::Platform`](crate::index::Platform).
 
 mod follow;
-mod names;
+pub(crate) mod names;
 pub(crate) mod ours;
 pub(crate) mod session;
 mod translate;

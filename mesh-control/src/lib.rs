@@ -24,7 +24,7 @@ mod telemetry;
 mod traffic;
 mod transport;
 #[expect(dead_code, reason = "it only keeps its port so far")]
-mod webhook;
+pub mod webhook;
 
 pub use app::{ControlError, Running, run};
 pub use cluster::{ClusterError, KubernetesConfig};

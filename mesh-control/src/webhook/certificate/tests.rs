@@ -1,0 +1,70 @@
+//! The authority through its years.
+
+use super::*;
+
+fn at(days: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + DAY * u32::try_from(days).unwrap()
+}
+
+fn secret(kept: &Kept) -> Secret {
+    Secret { data: Some(kept.data()), ..Secret::default() }
+}
+
+#[test]
+fn what_one_replica_keeps_another_reads() {
+    let kept = Kept::make(None, at(0)).unwrap();
+    let read = Kept::read(&secret(&kept)).unwrap();
+    assert_eq!(read.bundle(at(0)), kept.bundle(at(0)));
+    assert_eq!(read.bundle(at(0)).matches("BEGIN CERTIFICATE").count(), 1);
+    for damaged in [CERTIFICATE, KEY] {
+        let mut secret = secret(&kept);
+        secret.data.as_mut().unwrap().insert(damaged.to_owned(), ByteString(b"nonsense".to_vec()));
+        assert!(Kept::read(&secret).is_err(), "{damaged}");
+        secret.data.as_mut().unwrap().remove(damaged);
+        assert!(Kept::read(&secret).is_err(), "without {damaged}");
+    }
+}
+
+#[test]
+fn an_authority_is_followed_while_the_old_one_is_still_believed() {
+    let old = Kept::make(None, at(0)).unwrap();
+    for (day, is_due) in [(0, false), (240, false), (244, true), (400, true)] {
+        assert_eq!(old.is_due(at(day)), is_due, "day {day}");
+    }
+    let new = Kept::make(Some(old.authority.certificate_pem()), at(244)).unwrap();
+    let read = Kept::read(&secret(&new)).unwrap();
+    let both = read.bundle(at(244));
+    assert!(
+        both.contains(&old.authority.certificate_pem()) && both.contains(&new.authority.certificate_pem())
+    );
+    assert_eq!(read.bundle(at(366)), new.authority.certificate_pem(), "the old one is over");
+}
+
+#[test]
+fn a_clock_that_went_back_makes_an_authority_due() {
+    assert!(Kept::make(None, at(10)).unwrap().is_due(at(0)));
+}
+
+#[test]
+fn a_leaf_is_renewed_long_before_its_end() {
+    let shown = Shown { authority_pem: String::new(), made: at(0), ends: at(30) };
+    for (day, is_due) in [(0, false), (9, false), (10, true), (40, true)] {
+        assert_eq!(shown.is_due(at(day)), is_due, "day {day}");
+    }
+}
+
+#[test]
+fn configurations_are_written_only_when_something_differs() {
+    let webhook = |name: &str, path: &str| json!({"name": name, "clientConfig": {"service": {"name": "mesh-control", "namespace": "mesh-system", "path": path, "port": 443}}});
+    let mut configuration = json!({"metadata": {}, "webhooks": [webhook("namespace.inject.meshctl.io", "/inject"), webhook(SESSION_WEBHOOK, "/session")]});
+    assert!(edit(&mut configuration, "bundle", Some("/session/secret")));
+    assert_eq!(configuration["webhooks"][0]["clientConfig"]["caBundle"], "YnVuZGxl");
+    assert_eq!(configuration["webhooks"][0]["clientConfig"]["service"]["path"], "/inject");
+    assert_eq!(configuration["webhooks"][1]["clientConfig"]["service"]["path"], "/session/secret");
+    assert!(!edit(&mut configuration, "bundle", Some("/session/secret")), "nothing to do");
+    assert!(!edit(&mut configuration, "bundle", None));
+    assert!(edit(&mut configuration, "bundle of two", Some("/session/secret")));
+    for odd in [json!({}), json!({"webhooks": 1}), json!({"webhooks": [1, {"name": 1}]})] {
+        assert!(!edit(&mut odd.clone(), "bundle", Some("/x")), "{odd}");
+    }
+}
