@@ -37,6 +37,7 @@ mod rotation;
 mod serial;
 pub mod server;
 pub mod serving;
+mod share;
 mod state;
 mod status;
 mod stored;
@@ -77,6 +78,16 @@ pub trait AuthorityStore: Send + Sync {
     /// # Errors
     /// It may or may not have been saved; the authority goes on with the old state and tries again.
     fn save(&self, state: &[u8]) -> Result<(), String>;
+
+    /// Whether another process has saved something newer than what was last loaded or saved here.
+    fn is_behind(&self) -> bool {
+        false
+    }
+
+    /// The most bytes that it takes.
+    fn bytes_max(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A private root to use instead of making one.
@@ -338,8 +349,8 @@ impl Authority {
 
     /// Saves `core`, then makes it the present one. On an error nothing has changed.
     fn commit(&self, _turn: &Turn<'_>, core: Core, now: SystemTime) -> Result<(), AuthorityError> {
-        let records = self.lock().records.to_save();
-        let plain = stored::encode(&core, &records);
+        let mut records = self.lock().records.to_save();
+        let plain = self.plain(&core, &mut records);
         let sealed = self.seal.seal(SEAL_CONTEXT, &plain)?;
         self.store.save(&sealed).map_err(|problem| AuthorityError::Store { tried: "saved", problem })?;
         let mut inner = self.lock();

@@ -163,3 +163,19 @@ impl Root {
         self.not_before <= now && now <= self.not_after
     }
 }
+/// The roots of a bundle as PEM (RFC 7468), for files that programs read before they know anybody.
+pub fn roots_pem(bundle: &config::Bundle) -> String {
+    use base64::Engine as _;
+    let mut pem = String::new();
+    for root in &bundle.roots {
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        let text = base64::engine::general_purpose::STANDARD.encode(root);
+        let mut rest = text.as_str();
+        while let Some((line, more)) = rest.split_at_checked(64).filter(|(_, more)| !more.is_empty()) {
+            pem.extend([line, "\n"]);
+            rest = more;
+        }
+        pem.extend([rest, "\n-----END CERTIFICATE-----\n"]);
+    }
+    pem
+}

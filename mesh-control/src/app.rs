@@ -38,6 +38,7 @@ use crate::transport::tls::Acceptor;
 use crate::transport::{self, unix};
 use in_cluster::InCluster;
 use mesh_ca::authority::AuthorityError;
+use mesh_ca::authority::attest::TokenReviewer;
 use mesh_ca::authority::server::{IdentityService, SelfIssuer};
 use mesh_ca::bundle::{BundleError, TrustBundles};
 use mesh_ca::client::{self, Identity, IssueError};
@@ -155,13 +156,17 @@ pub async fn run(
         Some(kubernetes) => Some(InCluster::prepare(kubernetes).await?),
         None => None,
     };
-    let opened = opening::open(&config).await?;
+    let kept = cluster.as_ref().map(InCluster::kept);
+    let opened = opening::open(&config, kept).await?;
     let listeners = Listeners::bind(&config, &opened).await?;
     let running = listeners.running(&opened)?;
     let mut tasks = Tasks::default();
-    let home = if cluster.is_some() { Home::Cluster } else { Home::Here };
-    let reached = (listeners.advertised.clone(), home);
-    let plane = Plane::assemble(opened, reached, tasks.stop.clone()).await?;
+    let place = Place {
+        advertised: listeners.advertised.clone(),
+        home: if cluster.is_some() { Home::Cluster } else { Home::Here },
+        reviewer: cluster.as_ref().map(InCluster::reviewer),
+    };
+    let plane = Plane::assemble(opened, place, tasks.stop.clone()).await?;
     let is_ready = match cluster {
         Some(cluster) => cluster.start(&plane, &mut tasks),
         None => watch::channel(true).1,
@@ -236,6 +241,16 @@ async fn bind(
     Ok((listener, bound))
 }
 
+/// Where a control plane stands.
+struct Place {
+    /// `host:port` under which workloads reach it.
+    advertised: String,
+    /// Where its resources are changed.
+    home: Home,
+    /// Who judges pods' tokens, where there are pods.
+    reviewer: Option<Arc<dyn TokenReviewer>>,
+}
+
 /// Everything that serves, put together.
 struct Plane {
     control: Arc<Control>,
@@ -250,9 +265,10 @@ struct Plane {
 impl Plane {
     async fn assemble(
         opened: Opened,
-        (advertised, home): (String, Home),
+        place: Place,
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
+        let Place { advertised, home, reviewer } = place;
         let Opened { state_dir, store, authority, beginning, unreadable } = opened;
         let owner = rustix::process::geteuid().as_raw();
         let issuer = SelfIssuer {
@@ -271,6 +287,7 @@ impl Plane {
             own_uid: owner,
             named_owner: Arc::new(move |id| names.world().named_owner(id)),
             clock: clock::wall,
+            reviewer,
         };
         let control = Arc::new(Control {
             mesh,

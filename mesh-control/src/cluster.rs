@@ -6,23 +6,45 @@
 mod follow;
 pub(crate) mod names;
 pub(crate) mod ours;
+pub(crate) mod secret;
 pub(crate) mod session;
+#[cfg(test)]
+mod testing;
+pub(crate) mod tokens;
 mod translate;
+pub(crate) mod trust;
 mod watch;
 
 pub(crate) use follow::{Followed, Publish};
 
 use self::watch::Seen;
+use crate::authority::CertificateAuthority;
 use crate::discovery::fanout::Mesh;
 use crate::store::Store;
 use futures_util::future::BoxFuture;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use mesh_ca::authority::Authority;
 use mesh_proto::name::{InstanceName, Namespace};
+use secret::SecretStore;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync;
+
+/// Under which name the control plane's fields are known to the API server.
+pub(crate) const FIELD_MANAGER: &str = "mesh-control";
+
+/// The labels of what the mesh makes.
+pub(crate) fn labels() -> BTreeMap<String, String> {
+    let label = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    [
+        ("app.kubernetes.io/name", "meshctl"),
+        ("app.kubernetes.io/part-of", "meshctl"),
+        ("app.kubernetes.io/managed-by", "mesh-control"),
+    ]
+    .map(label)
+    .into()
+}
 
 /// What a control plane in a cluster is told.
 #[derive(Clone, Debug)]
@@ -107,20 +129,25 @@ pub(crate) struct Parts {
     /// How resources come into force.
     pub(crate) publish: Publish,
     /// Whose roots are published.
-    pub(crate) authority: Arc<Authority>,
+    pub(crate) authority: Arc<CertificateAuthority>,
+    /// Where its state is kept.
+    pub(crate) secret: Arc<SecretStore>,
     /// Becomes true when everything has been listed once and is in force.
     pub(crate) ready: sync::watch::Sender<bool>,
 }
 
 /// The cluster's long tasks, by name. They hold nothing that outlives them, so they end by being dropped.
 pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let Parts { cluster, mesh, store, publish, authority, ready } = parts;
+    let Parts { cluster, mesh, store, publish, authority, secret, ready } = parts;
     let (seen, mut tasks) = Seen::begin(&cluster);
     let seen = Arc::new(seen);
     let (places, resources) = (sync::watch::channel(false).0, sync::watch::channel(false).0);
     let both = (places.subscribe(), resources.subscribe());
     let invalid = sync::watch::channel(Arc::default()).0;
     let domain = authority.trust_domain().clone();
+    tasks.push(secret.watch(authority));
+    tasks
+        .push(("the mesh's roots in namespaces", Box::pin(trust::keep(cluster, seen.clone(), mesh.clone()))));
     tasks.push(("the platform", Box::pin(follow::places(seen.clone(), mesh, domain, places))));
     let resources = follow::resources(seen, store, publish, invalid, resources);
     tasks.push(("the mesh's resources", Box::pin(resources)));

@@ -1,10 +1,11 @@
 //! Attestation: from evidence to an identity.
 //!
-//! The server asks `attest` for each request. There are three kinds of evidence: the kernel's word on who is at the
-//! other end of a Unix socket ([`unix_peer`]), a one-time join token ([`join_token`]), and a valid SVID of this mesh, which
-//! renews itself. Names inside the certificate request are never evidence.
+//! The server asks `attest` for each request. There are four kinds of evidence: the kernel's word on who is at the
+//! other end of a Unix socket ([`unix_peer`]), a one-time join token ([`join_token`]), the token of a cluster's pod
+//! ([`pod_token`]), and a valid SVID of this mesh, which renews itself unless it is a pod's. Names inside the certificate request are never evidence.
 
 pub mod join_token;
+pub mod pod_token;
 pub mod unix_peer;
 
 use super::{Authority, AuthorityError, IssuedRecord};
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use join_token::Bearer;
+pub use pod_token::{ReviewError, Reviewed, TokenReviewer};
 pub use unix_peer::{Owners, UnixCaller};
 
 /// Who is at the other end of a connection to the control plane, as the transport knows it.
@@ -105,6 +107,12 @@ pub enum AttestError {
         "there is no record of the certificate of {0}, and a Workload resource gives that identity to a local user; ask on the control plane's machine, or with a new token: meshctl ca token{whom}", whom = for_whom(.0)
     )]
     Unrecorded(SpiffeId),
+    /// The cluster does not accept the pod's token, or cannot say.
+    #[error(transparent)]
+    PodToken(#[from] ReviewError),
+    /// A pod renews with its token: it may be gone.
+    #[error("the certificate of {0} is a pod's and does not renew itself; ask with the pod's token")]
+    PodNeedsToken(SpiffeId),
     /// The authority could not note that the token is used.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -113,6 +121,8 @@ pub enum AttestError {
 /// What is judged together.
 pub(super) struct Claim<'a> {
     pub(super) caller: &'a Caller,
+    /// Who judges pods' tokens; `None` where there are no pods.
+    pub(super) reviewer: Option<&'a dyn TokenReviewer>,
     pub(super) evidence: Option<&'a Evidence>,
     pub(super) instance: &'a InstanceName,
     /// SHA-256 of the request's public key.
@@ -138,11 +148,14 @@ pub(super) fn attest(
             &Bearer { key_sha256: claim.key_sha256, instance: claim.instance },
             now,
         ),
-        (_, Some(Evidence::KubernetesToken(_))) => Err(AttestError::WrongDoor(
-            "this mesh does not run on Kubernetes: there is nobody to review a pod's token",
-        )),
+        (_, Some(Evidence::KubernetesToken(v1::KubernetesToken { token }))) => match claim.reviewer {
+            Some(reviewer) => pod_token::attest(reviewer, authority.trust_domain(), token, claim.instance),
+            None => Err(AttestError::WrongDoor(
+                "this mesh does not run on Kubernetes: there is nobody to review a pod's token",
+            )),
+        },
         (Caller::Tls(TlsCaller { peer: Some(peer), .. }), None) => {
-            renew(authority, owners, (peer, claim.instance), now)
+            renew(authority, owners, (peer, claim), now)
         }
         (_, None) => Err(AttestError::NoEvidence),
     }?;
@@ -154,9 +167,10 @@ pub(super) fn attest(
 fn renew(
     authority: &Authority,
     owners: &Owners<'_>,
-    (peer, instance): (&PeerIdentity, &InstanceName),
+    (peer, claim): (&PeerIdentity, &Claim<'_>),
     now: SystemTime,
 ) -> Result<Attested, AttestError> {
+    let instance = claim.instance;
     if peer.not_after < now || peer.is_revoked(&authority.revocations()) {
         return Err(AttestError::Stale(peer.id.clone()));
     }
@@ -168,13 +182,19 @@ fn renew(
     let mut attestor = format!("svid serial={}", crate::x509::hex(serial));
     match authority.record(serial) {
         Some(record) => {
-            if let Origin::Unix { uid } = record.origin() {
+            match record.origin() {
                 // The identity may have been given to another user meanwhile.
-                unix_peer::attest(UnixCaller { uid, pid: None }, owners, &peer.id)?;
+                Origin::Unix { uid } => {
+                    unix_peer::attest(UnixCaller { uid, pid: None }, owners, &peer.id)?;
+                }
+                Origin::PodToken => return Err(AttestError::PodNeedsToken(peer.id.clone())),
+                Origin::JoinToken | Origin::Other => {}
             }
             attestor.push_str(FROM);
             attestor.push_str(record.evidence());
         }
+        // Where there are pods it may be one's.
+        None if claim.reviewer.is_some() => return Err(AttestError::PodNeedsToken(peer.id.clone())),
         // A crash has lost the record: a machine that joined must not suffer from that.
         None if (owners.named)(&peer.id).is_none() => {}
         None => return Err(AttestError::Unrecorded(peer.id.clone())),
@@ -195,6 +215,8 @@ pub enum Origin {
     },
     /// A join token. Nothing else can bring its holder back.
     JoinToken,
+    /// A pod's token, which the pod can show again as long as it exists.
+    PodToken,
     /// Something else, or not known.
     Other,
 }
@@ -213,6 +235,7 @@ impl IssuedRecord {
         match uid {
             Some(uid) => Origin::Unix { uid },
             None if evidence.starts_with("join_token ") => Origin::JoinToken,
+            None if evidence.starts_with(pod_token::ATTESTOR) => Origin::PodToken,
             None => Origin::Other,
         }
     }

@@ -303,6 +303,11 @@ impl Records {
         self.saved = self.saved.max(version);
     }
 
+    /// Notes that all there is was saved, by whomever.
+    pub(super) fn mark_all_saved(&mut self) {
+        self.saved = self.version;
+    }
+
     /// Notes that everything was read from the store.
     pub(super) fn mark_loaded(&mut self, total: u64) {
         self.total = total;

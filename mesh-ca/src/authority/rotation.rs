@@ -154,6 +154,9 @@ impl Authority {
     /// tries again.
     pub fn tick(&self, now: SystemTime, fleet: &[ProxyTrust]) -> Result<Progress, AuthorityError> {
         let turn = self.turn();
+        if self.store.is_behind() {
+            self.take_over(&turn, now)?;
+        }
         let before = {
             let mut inner = self.lock();
             for proxy in fleet {

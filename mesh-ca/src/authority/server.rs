@@ -4,7 +4,7 @@
 //! [`Accepted`], which says of each request who is at the other end. It never trusts a name in the request beyond what
 //! the evidence proves.
 
-use super::attest::{self, AttestError, Attested, Caller, Claim, Owners};
+use super::attest::{self, AttestError, Attested, Caller, Claim, Owners, ReviewError, TokenReviewer};
 use super::audit::Event;
 use super::keys::public_key_of_request;
 use super::{Authority, IssueRefusal, Issued, Order};
@@ -41,6 +41,8 @@ pub struct IdentityService {
     pub own_uid: u32,
     /// Looks an identity's user up in the resources.
     pub named_owner: Arc<NamedOwner>,
+    /// Judges the tokens of pods; `None` outside of a cluster.
+    pub reviewer: Option<Arc<dyn TokenReviewer>>,
     /// The time, read once for each request.
     pub clock: fn() -> SystemTime,
 }
@@ -91,7 +93,9 @@ impl IdentityService {
         let key = public_key_of_request(csr_der).map_err(Status::invalid_argument)?;
         let key_sha256 = sha256(&rcgen::PublicKeyData::subject_public_key_info(&key));
         let owners = Owners { own_uid: self.own_uid, named: &*self.named_owner };
-        let claim = Claim { caller, evidence: evidence.as_ref(), instance: &instance, key_sha256 };
+        let reviewer = self.reviewer.as_deref();
+        let evidence = evidence.as_ref();
+        let claim = Claim { caller, reviewer, evidence, instance: &instance, key_sha256 };
         let Attested { id, attestor } =
             attest::attest(&self.authority, &owners, &claim, now).map_err(|e| unattested(&e))?;
         let lifetime = (*lifetime_seconds > 0).then(|| Duration::from_secs(*lifetime_seconds));
@@ -125,16 +129,21 @@ fn response(
 fn unattested(error: &AttestError) -> Status {
     let text = error.to_string();
     match error {
-        AttestError::NoEvidence | AttestError::Token | AttestError::Stale(_) | AttestError::Unrecorded(_) => {
-            Status::unauthenticated(text)
-        }
+        AttestError::NoEvidence
+        | AttestError::Token
+        | AttestError::Stale(_)
+        | AttestError::Unrecorded(_)
+        | AttestError::PodNeedsToken(_)
+        | AttestError::PodToken(ReviewError::Refused(_)) => Status::unauthenticated(text),
         AttestError::WrongDoor(_)
         | AttestError::Reserved
         | AttestError::NotOwner { .. }
         | AttestError::OtherInstance { .. } => Status::permission_denied(text),
         AttestError::BadName(_) => Status::invalid_argument(text),
         AttestError::TooManyGuesses => Status::resource_exhausted(text),
-        AttestError::Authority(_) => Status::unavailable(text),
+        AttestError::PodToken(ReviewError::Unavailable(_)) | AttestError::Authority(_) => {
+            Status::unavailable(text)
+        }
     }
 }
 

@@ -29,6 +29,7 @@ async fn serve(mesh: &Mesh) -> SocketAddr {
         own_uid: 0,
         named_owner: Arc::new(|_| None),
         clock: now,
+        reviewer: None,
     };
     let own = SelfIssuer {
         authority: authority.clone(),

@@ -27,6 +27,7 @@ pub(crate) fn serve(mesh: &Mesh, socket: &Path, own_uid: u32, stop: Cancellation
         own_uid,
         named_owner: Arc::new(|_| None),
         clock: now,
+        reviewer: None,
     };
     let incoming = async_stream(listener);
     tokio::spawn(
@@ -128,6 +129,7 @@ async fn ask_where(
         own_uid: 1000,
         named_owner: Arc::new(move |id| (*id == crate::world::id("owned")).then_some(owner)),
         clock: now,
+        reviewer: None,
     };
     let csr_der = WorkloadKey::generate().unwrap().csr_der(&instance(name)).unwrap();
     let message = IssueRequest { csr_der, evidence, instance: name.to_owned(), lifetime_seconds: 0 };

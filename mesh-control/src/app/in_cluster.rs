@@ -3,13 +3,18 @@
 use super::{ControlError, Plane, Tasks, bind, until};
 use crate::admin::Control;
 use crate::admin::server::{self as admin_server, AdminService};
+use crate::cluster::secret::SecretStore;
 use crate::cluster::session::Sessions;
+use crate::cluster::tokens::Reviewer;
 use crate::cluster::{self, Cluster, KubernetesConfig, Parts, Publish};
 use crate::transport;
 use crate::webhook::{self, WebhookConfig};
+use mesh_ca::authority::AuthorityStore;
+use mesh_ca::authority::attest::TokenReviewer;
 use mesh_proto::wire::v1::admin_server::AdminServer;
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -18,6 +23,7 @@ use tonic::service::interceptor::InterceptedService;
 pub(super) struct InCluster {
     config: KubernetesConfig,
     cluster: Cluster,
+    secret: Arc<SecretStore>,
     admin: TcpListener,
     webhook: TcpListener,
 }
@@ -28,17 +34,29 @@ impl InCluster {
     /// # Errors
     /// There is no way to the API server, or a port is taken.
     pub(super) async fn prepare(config: &KubernetesConfig) -> Result<Self, ControlError> {
+        let cluster = Cluster::find(config).await?;
         Ok(Self {
-            cluster: Cluster::find(config).await?,
+            secret: Arc::new(SecretStore::new(&cluster, Handle::current())),
+            cluster,
             admin: bind(config.admin, "meshctl", "--admin-listen").await?.0,
             webhook: bind(config.webhook, "the webhook", "--webhook-listen").await?.0,
             config: config.clone(),
         })
     }
 
+    /// Where the authority's state is kept.
+    pub(super) fn kept(&self) -> Arc<dyn AuthorityStore> {
+        self.secret.clone()
+    }
+
+    /// Who judges pods' tokens.
+    pub(super) fn reviewer(&self) -> Arc<dyn TokenReviewer> {
+        Arc::new(Reviewer::new(self.cluster.clone(), Handle::current()))
+    }
+
     /// Starts the long tasks of a cluster; tells when all of its objects have been read.
     pub(super) fn start(self, plane: &Plane, tasks: &mut Tasks) -> watch::Receiver<bool> {
-        let Self { config, cluster, admin, webhook } = self;
+        let Self { config, cluster, secret, admin, webhook } = self;
         let control = &plane.control;
         let (ready, is_ready) = watch::channel(false);
         let sessions = Sessions::new(&cluster);
@@ -47,7 +65,8 @@ impl InCluster {
             mesh: control.mesh.clone(),
             store: control.store.clone(),
             publish: publish(control.clone()),
-            authority: control.authority.inner().clone(),
+            authority: control.authority.clone(),
+            secret,
             ready,
         };
         for (name, task) in cluster::start(parts) {

@@ -10,7 +10,9 @@ use crate::local::registry::Registry;
 use crate::state_dir::StateDir;
 use crate::store::view::StoredResource;
 use crate::store::{self, Store};
-use mesh_ca::authority::{Authority, AuthorityConfig, AuthorityError, BroughtRoot, Phase, RotateRoot};
+use mesh_ca::authority::{
+    Authority, AuthorityConfig, AuthorityError, AuthorityStore, BroughtRoot, Phase, RotateRoot,
+};
 use mesh_ca::seal::{Missing, SealKey};
 use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::InstanceName;
@@ -39,15 +41,18 @@ pub(super) struct Opened {
 ///
 /// # Errors
 /// Something is not usable; each error says what to do.
-pub(super) async fn open(config: &Config) -> Result<Opened, ControlError> {
+pub(super) async fn open(
+    config: &Config,
+    kept: Option<Arc<dyn AuthorityStore>>,
+) -> Result<Opened, ControlError> {
     let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open_blocking(&config)).await;
+    let opened = tokio::task::spawn_blocking(move || open_blocking(&config, kept)).await;
     opened.unwrap_or_else(|error| {
         Err(ControlError::Task { task: "opening the state directory", problem: error.to_string() })
     })
 }
 
-fn open_blocking(config: &Config) -> Result<Opened, ControlError> {
+fn open_blocking(config: &Config, kept: Option<Arc<dyn AuthorityStore>>) -> Result<Opened, ControlError> {
     let state_dir = StateDir::claim(&config.state_dir)?;
     let store_dir = state_dir.store()?;
     let key_file = config.seal_key_file.clone().unwrap_or_else(|| state_dir.seal_key());
@@ -57,7 +62,10 @@ fn open_blocking(config: &Config) -> Result<Opened, ControlError> {
         Arc::new(SealKey::from_file(&key_file, if is_first { Missing::Create } else { Missing::Refuse })?);
     let store: Arc<dyn Store> = Arc::new(store::disk::open(&store_dir, seal.clone())?);
     let trust_domain = trust_domain(config, &*store)?;
-    let authority = authority(config, trust_domain.clone(), store.clone(), &seal)?;
+    let authority = match kept {
+        None => authority(config, &trust_domain, Arc::new(StoredAuthority(store.clone())), &seal)?,
+        Some(shared) => shared_authority(config, &trust_domain, &shared, &seal)?,
+    };
     let view = store.read();
     let (catalog, unreadable) = catalog(view.resources().values().map(|stored| &**stored));
     let registry = match view.meta(REGISTRY) {
@@ -111,10 +119,27 @@ fn trust_domain(config: &Config, store: &dyn Store) -> Result<TrustDomain, Contr
     }
 }
 
+/// As [`authority`], where other replicas may be doing the same in this moment: of two that make the first state one is
+/// refused, and opens what the other has made.
+fn shared_authority(
+    config: &Config,
+    trust_domain: &TrustDomain,
+    kept: &Arc<dyn AuthorityStore>,
+    seal: &SealKey,
+) -> Result<Authority, ControlError> {
+    let first = authority(config, trust_domain, kept.clone(), seal);
+    match first {
+        Err(ControlError::Authority(AuthorityError::Store { tried: "saved", .. })) => {
+            authority(config, trust_domain, kept.clone(), seal)
+        }
+        opened => opened,
+    }
+}
+
 fn authority(
     config: &Config,
-    trust_domain: TrustDomain,
-    store: Arc<dyn Store>,
+    trust_domain: &TrustDomain,
+    kept: Arc<dyn AuthorityStore>,
     seal: &SealKey,
 ) -> Result<Authority, ControlError> {
     let brought_root = config.brought_root.as_ref().map(|root| BroughtRoot {
@@ -127,10 +152,10 @@ fn authority(
         root_lifetime: config.root_lifetime,
         brought_root,
         absent_grace: config.absent_grace,
-        ..AuthorityConfig::new(trust_domain)
+        ..AuthorityConfig::new(trust_domain.clone())
     };
     let now = clock::wall();
-    let authority = Authority::open(authority, Arc::new(StoredAuthority(store)), seal, now)?;
+    let authority = Authority::open(authority, kept, seal, now)?;
     revive(&authority, now)?;
     Ok(authority)
 }

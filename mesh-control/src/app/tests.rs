@@ -38,10 +38,8 @@ async fn plane(store: Arc<dyn Store>) -> (Plane, tempfile::TempDir) {
         },
         unreadable: vec!["an old object".to_owned()],
     };
-    (
-        Plane::assemble(opened, ("127.0.0.1:1".into(), Home::Here), CancellationToken::new()).await.unwrap(),
-        dir,
-    )
+    let place = Place { advertised: "127.0.0.1:1".into(), home: Home::Here, reviewer: None };
+    (Plane::assemble(opened, place, CancellationToken::new()).await.unwrap(), dir)
 }
 
 /// A call as the owner makes it.

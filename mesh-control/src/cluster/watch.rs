@@ -34,6 +34,8 @@ pub(super) struct Seen {
     pub(super) ours: Vec<(&'static OurKind, Store<DynamicObject>)>,
     /// Woken when something has changed that says who is where.
     pub(super) places_changed: Arc<Notify>,
+    /// Woken when namespaces may need or no longer need the mesh's roots.
+    pub(super) namespaces_changed: Arc<Notify>,
     /// Woken when a resource of the mesh has changed.
     pub(super) ours_changed: Arc<Notify>,
     /// How many kinds have been listed, and of how many.
@@ -48,6 +50,7 @@ impl Seen {
     pub(super) fn begin(cluster: &Cluster) -> (Self, Vec<Task>) {
         let client = &cluster.client;
         let (places, resources) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let namespaced = Arc::new(Notify::new());
         let mut tasks: Vec<Task> = Vec::new();
         let services = Writer::new(());
         let slices = Writer::new(());
@@ -61,24 +64,28 @@ impl Seen {
             namespaces: namespaces.as_reader(),
             ours: Vec::new(),
             places_changed: places.clone(),
+            namespaces_changed: namespaced.clone(),
             ours_changed: resources.clone(),
             listed: (watch::channel(0).0, KINDS_OF_PLACES.saturating_add(ours::KINDS.len())),
         };
-        let told = |changed: &Arc<Notify>| Told { changed: changed.clone(), listed: seen.listed.0.clone() };
-        let task = keep(Api::all(client.clone()), services, trim, told(&places));
+        let told = |changed: &[&Arc<Notify>]| Told {
+            changed: changed.iter().copied().cloned().collect(),
+            listed: seen.listed.0.clone(),
+        };
+        let task = keep(Api::all(client.clone()), services, trim, told(&[&places]));
         tasks.push(("the watch over Services", Box::pin(task)));
-        let task = keep(Api::all(client.clone()), slices, trim, told(&places));
+        let task = keep(Api::all(client.clone()), slices, trim, told(&[&places]));
         tasks.push(("the watch over EndpointSlices", Box::pin(task)));
-        let task = keep(Api::all(client.clone()), pods, trim_pod, told(&places));
+        let task = keep(Api::all(client.clone()), pods, trim_pod, told(&[&places, &namespaced]));
         tasks.push(("the watch over Pods", Box::pin(task)));
-        let task = keep(Api::all(client.clone()), namespaces, trim, told(&places));
+        let task = keep(Api::all(client.clone()), namespaces, trim, told(&[&places, &namespaced]));
         tasks.push(("the watch over Namespaces", Box::pin(task)));
         for kind in &ours::KINDS {
             let resource = kind.resource();
             let writer = Writer::new(resource.clone());
             stores.push((kind, writer.as_reader()));
             let api = Api::<DynamicObject>::all_with(client.clone(), &resource);
-            let task = keep(api, writer, trim_applied, told(&resources));
+            let task = keep(api, writer, trim_applied, told(&[&resources]));
             tasks.push(("the watch over the mesh's resources", Box::pin(task)));
         }
         (Self { ours: stores, ..seen }, tasks)
@@ -97,7 +104,7 @@ const KINDS_OF_PLACES: usize = 4;
 
 /// Who is told of one kind's changes.
 struct Told {
-    changed: Arc<Notify>,
+    changed: Vec<Arc<Notify>>,
     listed: watch::Sender<usize>,
 }
 
@@ -120,7 +127,7 @@ where
                 }
                 writer.apply_watcher_event(&event);
                 if !matches!(event, Event::Init | Event::InitApply(_)) {
-                    told.changed.notify_one();
+                    told.changed.iter().for_each(|changed| changed.notify_one());
                 }
                 if matches!(event, Event::InitDone) && !std::mem::replace(&mut is_listed, true) {
                     told.listed.send_modify(|count| *count = count.saturating_add(1));

@@ -105,6 +105,10 @@ pub(super) fn notes(done: &Revocation) -> Vec<String> {
                 "{instance} cannot renew; to let it back in: meshctl ca token{}",
                 options(id)
             )),
+            Some(Origin::PodToken) => notes.push(format!(
+                "the pod may get new certificates for {id} as long as it exists; end that with: kubectl delete pod {instance}{}",
+                id.workload().map(|(namespace, _)| format!(" -n {namespace}")).unwrap_or_default()
+            )),
             Some(Origin::Other) | None => {}
         }
     }
