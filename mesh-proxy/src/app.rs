@@ -338,7 +338,8 @@ impl Control<'_> {
             state: Arc::clone(&wiring.link),
         };
         let services = config.outbound.iter().map(|listener| listener.service.clone()).collect();
-        let subscriptions = mesh_proto::config::Subscriptions { services, ..Default::default() };
+        let foreseen = config.pod.iter().flat_map(|pod| pod.foreseen.iter().copied()).collect();
+        let subscriptions = mesh_proto::config::Subscriptions { services, addresses: foreseen };
         let channels = (propose, asked_for);
         let client =
             Client::new(link.clone(), registration, channels, subscriptions, (renew_now, leaving.clone()));

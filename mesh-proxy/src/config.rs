@@ -63,6 +63,9 @@ pub struct PodConfig {
     pub health: SocketAddr,
     /// The application's probes, which the platform asks here in its place.
     pub probes: crate::probe::Probes,
+    /// Addresses whose owner is asked for at the start and never given up, so that they can be dialled for the first time
+    /// while the control plane is away: the API server's, the name servers'.
+    pub foreseen: Vec<IpAddr>,
 }
 
 /// Whether opaque connections between two proxies may share mutual TLS sessions.

@@ -66,9 +66,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let folder = target().join("e2e");
     std::fs::create_dir_all(&folder)?;
-    let wanted: &[&str] =
-        if args.kubeconfig.is_some() { &["docker", "kubectl"] } else { &["docker", "kind", "kubectl"] };
-    let tools = Tools::find(wanted)?;
+    // A cluster that is given need not be one of kind, and then the images are expected to be there.
+    let tools = Tools::find(&["docker", "kind", "kubectl"]).or_else(|absent| match &args.kubeconfig {
+        Some(_) => Tools::find(&["docker", "kubectl"]),
+        None => Err(absent),
+    })?;
     let run = Run { args, tag: format!("e2e-{}", std::process::id()), folder };
     let mut made = Made::default();
     let outcome = run.on_a_cluster(&tools, &chosen, &mut made);

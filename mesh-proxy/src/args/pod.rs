@@ -13,6 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// More name servers than three nobody asks (resolv.conf(5), MAXNS), in two families.
+const FORESEEN_MAX: usize = 7;
+
 /// Runs the proxy of a pod: the pod's connections are redirected to it by `mesh-proxy redirect`
 #[derive(Clone, clap::Args)]
 pub struct PodArgs {
@@ -46,6 +49,12 @@ pub struct PodArgs {
     /// The application's probes, JSON
     #[arg(long, env = "MESH_PROBES", value_parser = Probes::parse, default_value = "{}")]
     probes: Probes,
+    /// The API server's address, which every container is told
+    #[arg(long, env = "KUBERNETES_SERVICE_HOST", hide_env_values = true)]
+    api_server: Option<String>,
+    /// Where the name servers stand
+    #[arg(long, default_value = "/etc/resolv.conf", value_name = "FILE", hide = true)]
+    resolver: PathBuf,
     /// Asked-for life of the certificate, in seconds
     #[arg(long, env = "MESH_SVID_SECONDS", value_name = "SECONDS")]
     svid_seconds: Option<u64>,
@@ -77,6 +86,8 @@ impl PodArgs {
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
         let on = |port| SocketAddr::new(any, port);
+        let resolver = std::fs::read_to_string(&self.resolver).unwrap_or_default();
+        let foreseen = foreseen(self.api_server.as_deref(), &resolver);
         Config {
             instance: self.pod,
             namespace: self.namespace,
@@ -107,9 +118,20 @@ impl PodArgs {
                 inbound: on(INBOUND_PORT),
                 health: on(HEALTH_PORT),
                 probes: self.probes,
+                foreseen,
             }),
         }
     }
+}
+
+/// The API server's address and the name servers' (resolv.conf(5)). What is no address is resolved by whoever dials it.
+fn foreseen(api_server: Option<&str>, resolver: &str) -> Vec<IpAddr> {
+    let servers = resolver.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        words.next().filter(|word| *word == "nameserver").and(words.next())
+    });
+    let addresses = api_server.into_iter().chain(servers).filter_map(|text| text.parse::<IpAddr>().ok());
+    addresses.map(|ip| ip.to_canonical()).filter(|ip| !ip.is_loopback()).take(FORESEEN_MAX).collect()
 }
 
 /// Leads the connections of this pod into its proxy, once, as root with NET_ADMIN
@@ -137,5 +159,19 @@ impl RedirectArgs {
             outbound_ports: self.skip_outbound_ports,
             outbound_cidrs: self.skip_outbound_cidrs,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_server_and_the_name_servers_are_foreseen() {
+        let resolver = "search shop.svc.cluster.local\n# nameserver 9.9.9.9\nnameserver 10.96.0.10\nnameserver ::1\n  nameserver fd00::a\nnameserver\nnameserver oops\n";
+        let found = |api| foreseen(api, resolver).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(found(Some("10.96.0.1")), ["10.96.0.1", "10.96.0.10", "fd00::a"]);
+        assert_eq!(found(Some("kubernetes.example")), ["10.96.0.10", "fd00::a"]);
+        assert_eq!(foreseen(None, ""), Vec::<IpAddr>::new());
     }
 }

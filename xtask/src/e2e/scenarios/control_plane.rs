@@ -86,10 +86,7 @@ fn all_gone(stage: &Stage<'_>) -> Result<()> {
             "deploy/client",
             &["curl", "-sk", "--max-time", "5", "https://kubernetes.default.svc/version"],
         )?;
-        eprintln!(
-            "    the API server without a control plane, never asked before: {}",
-            if api.code == 0 { "reached" } else { "not reached" }
-        );
+        ensure!(api.code == 0, "without a control plane the API server was not reached: {}", api.err);
         Ok(())
     };
     let stayed = away();
