@@ -10,7 +10,7 @@
 pub(crate) mod access;
 mod backup;
 mod certify;
-mod change;
+pub(crate) mod change;
 mod documents;
 mod events;
 mod follow;

@@ -23,7 +23,6 @@ pub mod store;
 mod telemetry;
 mod traffic;
 mod transport;
-#[expect(dead_code, reason = "it only keeps its port so far")]
 pub mod webhook;
 
 pub use app::{ControlError, Running, run};

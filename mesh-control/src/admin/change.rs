@@ -11,6 +11,7 @@ use crate::clock;
 use crate::index::{Parts, World};
 use crate::local::registry::WorkloadKey;
 use crate::store::write::{ResourceChange, Verb, Write};
+use mesh_proto::identity::TrustDomain;
 use mesh_proto::name::{Namespace, ObjectName};
 use mesh_proto::resource::document::DOCUMENTS_MAX;
 use mesh_proto::resource::problem::Code;
@@ -237,7 +238,7 @@ impl Control {
         let catalog =
             world.catalog.with_changes(intents.into_iter().map(|(key, intent)| (key, intent.resource)));
         let mut problems = catalog.check(&keys, &world.targets(), clock::unix_s(now));
-        problems.extend(self.check_domain(&catalog));
+        problems.extend(other_domain(&catalog, self.authority.trust_domain()));
         if problems.iter().any(Problem::is_error) {
             problems.retain(Problem::is_error);
             return Err(documents::refusal(&problems, &sources));
@@ -288,25 +289,24 @@ impl Control {
         let diff = unified(old.as_deref().unwrap_or_default(), new.as_deref().unwrap_or_default());
         (change(key, verb, diff), is_needed)
     }
+}
 
-    /// A mesh's trust domain is in every certificate; it cannot be changed by applying a document.
-    fn check_domain(&self, catalog: &Catalog) -> Option<Problem> {
-        let config = catalog.mesh_config();
-        let own = self.authority.trust_domain();
-        let asked = config.trust_domain.filter(|asked| asked != own)?;
-        Some(Problem {
-            severity: Severity::Error,
-            code: Code::Conflict,
-            file: config.meta.origin.file.clone(),
-            line: config.meta.origin.line,
-            field: "spec.trustDomain".to_owned(),
-            value: Some(asked.to_string()),
-            message: format!(
-                "the trust domain is {own} and cannot be changed while the mesh exists; leave the field out, or start a new \
-                 mesh with `meshctl up --trust-domain {asked}` in another --state-dir"
-            ),
-        })
-    }
+/// A mesh's trust domain is in every certificate; it cannot be changed by applying a document.
+pub(crate) fn other_domain(catalog: &Catalog, own: &TrustDomain) -> Option<Problem> {
+    let config = catalog.mesh_config();
+    let asked = config.trust_domain.filter(|asked| asked != own)?;
+    Some(Problem {
+        severity: Severity::Error,
+        code: Code::Conflict,
+        file: config.meta.origin.file.clone(),
+        line: config.meta.origin.line,
+        field: "spec.trustDomain".to_owned(),
+        value: Some(asked.to_string()),
+        message: format!(
+            "the trust domain is {own} and cannot be changed while the mesh exists; leave the field out, or start a new \
+             mesh with `meshctl up --trust-domain {asked}` in another --state-dir"
+        ),
+    })
 }
 
 /// In a cluster its API server has the resources; what was changed here alone would be undone in a moment.

@@ -76,7 +76,7 @@ impl InCluster {
         let webhook = WebhookConfig {
             cluster,
             listener: webhook,
-            sessions: sessions.clone(),
+            mesh: control.mesh.clone(),
             trust_domain: control.authority.trust_domain().clone(),
             proxy_image: config.proxy_image,
             init_image: config.init_image,

@@ -16,7 +16,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use mesh_ca::authority::serving::{self, ServingAuthority};
 use mesh_proto::name::Namespace;
 use rustls::ServerConfig;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,8 +27,6 @@ use tokio_util::sync::CancellationToken;
 const SECRET: &str = "mesh-webhook";
 /// Both webhook configurations, made at the installation.
 const CONFIGURATION: &str = "meshctl";
-/// The webhook whose path carries a secret of ours.
-const SESSION_WEBHOOK: &str = "session.meshctl.io";
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
 const PREVIOUS: &str = "previous.crt";
@@ -38,7 +36,7 @@ const LEAF_LIFE: Duration = DAY.saturating_mul(30);
 /// How long a new authority is in the configurations before anything signed by it is shown: every API server has read it by
 /// then (they watch; it takes less than a second).
 const SPREAD: Duration = Duration::from_secs(30);
-/// Between two looks at the configurations: an installation that is repeated may have reset a path.
+/// Between two looks at the configurations: an upgrade may have made one anew.
 const PAUSE: Duration = Duration::from_secs(10);
 /// While something is missing.
 const SOON: Duration = Duration::from_secs(1);
@@ -114,8 +112,6 @@ impl Shown {
 pub(super) struct Keeper {
     pub(super) client: kube::Client,
     pub(super) namespace: Namespace,
-    /// The path of the session webhook; `None`: as it is.
-    pub(super) session_path: Option<String>,
     pub(super) serving: watch::Sender<Option<Arc<ServerConfig>>>,
 }
 
@@ -246,7 +242,7 @@ impl Keeper {
                 told = Told::NotYet;
                 continue;
             };
-            if edit(&mut object.data, bundle, self.session_path.as_deref()) {
+            if edit(&mut object.data, bundle) {
                 let by =
                     PostParams { field_manager: Some("mesh-control".to_owned()), ..PostParams::default() };
                 api.replace(CONFIGURATION, &by, &object).await.map_err(failed)?;
@@ -257,24 +253,16 @@ impl Keeper {
     }
 }
 
-/// Writes bundle and path into a configuration; says whether anything was to be changed.
-fn edit(configuration: &mut Value, bundle: &str, session_path: Option<&str>) -> bool {
+/// Writes the bundle into a configuration; says whether anything was to be changed.
+fn edit(configuration: &mut Value, bundle: &str) -> bool {
     let wanted = serde_json::to_value(ByteString(bundle.as_bytes().to_vec())).unwrap_or_default();
     let mut is_changed = false;
-    let mut set = |map: &mut serde_json::Map<String, Value>, field: &str, wanted: Value| {
-        if map.get(field) != Some(&wanted) {
-            map.insert(field.to_owned(), wanted);
-            is_changed = true;
-        }
-    };
     let webhooks = configuration.get_mut("webhooks").and_then(Value::as_array_mut);
     for webhook in webhooks.into_iter().flatten() {
-        let is_session = webhook.get("name").and_then(Value::as_str) == Some(SESSION_WEBHOOK);
         let Some(client) = webhook.get_mut("clientConfig").and_then(Value::as_object_mut) else { continue };
-        set(client, "caBundle", wanted.clone());
-        let service = client.get_mut("service").and_then(Value::as_object_mut);
-        if let (true, Some(path), Some(service)) = (is_session, session_path, service) {
-            set(service, "path", json!(path));
+        if client.get("caBundle") != Some(&wanted) {
+            client.insert("caBundle".to_owned(), wanted.clone());
+            is_changed = true;
         }
     }
     is_changed

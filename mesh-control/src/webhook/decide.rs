@@ -2,6 +2,7 @@
 
 use super::patch::{self, Options, Origin, Outcome};
 use super::review::{Answer, Request};
+use super::validate::{self, Among};
 use hyper::StatusCode;
 use mesh_proto::name::Namespace;
 
@@ -9,8 +10,6 @@ use mesh_proto::name::Namespace;
 pub(super) const INJECT: &str = "/inject";
 /// Checks resources of the mesh.
 pub(super) const VALIDATE: &str = "/validate";
-/// Vouches for a user of the cluster; the rest of the path is known to the API server alone.
-pub(super) const SESSION: &str = "/session/";
 
 /// What the answers depend on.
 pub(super) struct Decider {
@@ -18,12 +17,14 @@ pub(super) struct Decider {
     pub(super) options: Options,
     /// The control plane's namespace, whose pods never get a proxy.
     pub(super) namespace: Namespace,
+    /// For resources of the mesh.
+    pub(super) among: Among,
 }
 
 impl Decider {
     /// The status and the body for a call of `path`.
     pub(super) fn answer(&self, path: &str, body: &[u8]) -> (StatusCode, String) {
-        if path != INJECT && path != VALIDATE && !path.starts_with(SESSION) {
+        if path != INJECT && path != VALIDATE {
             return (StatusCode::NOT_FOUND, format!("there are {INJECT} and {VALIDATE}\n"));
         }
         let request = match Request::read(body) {
@@ -32,8 +33,7 @@ impl Decider {
         };
         let answer = match path {
             INJECT => self.inject(&request),
-            VALIDATE => Answer::unchanged(),
-            _ => Answer::denied("this control plane does not know the cluster's users yet"),
+            _ => validate::answer(&request, &self.among),
         };
         (StatusCode::OK, answer.to_json(&request.uid))
     }

@@ -22,7 +22,7 @@ struct Review {
     request: Option<Request>,
 }
 
-/// What shall happen to which object, and who wants it.
+/// What shall happen to which object.
 #[derive(Deserialize, Debug)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
@@ -36,12 +36,12 @@ pub(super) struct Request {
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default)]
     pub(super) operation: String,
-    /// Who wants it.
-    #[serde(default)]
-    pub(super) user_info: UserInfo,
     /// The object as it shall be; none when it is deleted.
     #[serde(default)]
     pub(super) object: Value,
+    /// The object as it is; none when it is made.
+    #[serde(default)]
+    pub(super) old_object: Value,
 }
 
 /// A kind of objects.
@@ -60,17 +60,6 @@ impl GroupVersionKind {
     pub(super) fn text(&self) -> String {
         format!("{}/{}/{}", self.group, self.version, self.kind).trim_start_matches('/').to_owned()
     }
-}
-
-/// A user as the API server has authenticated them.
-#[derive(Deserialize, Debug, Default, Clone)]
-pub(super) struct UserInfo {
-    /// The name.
-    #[serde(default)]
-    pub(super) username: String,
-    /// The groups.
-    #[serde(default)]
-    pub(super) groups: Vec<String>,
 }
 
 impl Request {

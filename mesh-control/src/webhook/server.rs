@@ -1,8 +1,7 @@
 //! The HTTPS port that the API server calls.
 //!
 //! Any pod can reach it, and nothing proves in the handshake that a caller is the API server. So nothing here may be worth
-//! forging: injection and validation tell a caller what it could have computed itself, and a session is vouched for only
-//! under a path that the API server alone is told.
+//! forging: injection and validation tell a caller what it could have computed itself, and nobody is vouched for.
 
 use super::decide::Decider;
 use bytes::{Bytes, BytesMut};

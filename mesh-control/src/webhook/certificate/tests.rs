@@ -1,6 +1,7 @@
 //! The authority through its years.
 
 use super::*;
+use serde_json::json;
 
 fn at(days: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + DAY * u32::try_from(days).unwrap()
@@ -55,16 +56,19 @@ fn a_leaf_is_renewed_long_before_its_end() {
 
 #[test]
 fn configurations_are_written_only_when_something_differs() {
-    let webhook = |name: &str, path: &str| json!({"name": name, "clientConfig": {"service": {"name": "mesh-control", "namespace": "mesh-system", "path": path, "port": 443}}});
-    let mut configuration = json!({"metadata": {}, "webhooks": [webhook("namespace.inject.meshctl.io", "/inject"), webhook(SESSION_WEBHOOK, "/session")]});
-    assert!(edit(&mut configuration, "bundle", Some("/session/secret")));
-    assert_eq!(configuration["webhooks"][0]["clientConfig"]["caBundle"], "YnVuZGxl");
-    assert_eq!(configuration["webhooks"][0]["clientConfig"]["service"]["path"], "/inject");
-    assert_eq!(configuration["webhooks"][1]["clientConfig"]["service"]["path"], "/session/secret");
-    assert!(!edit(&mut configuration, "bundle", Some("/session/secret")), "nothing to do");
-    assert!(!edit(&mut configuration, "bundle", None));
-    assert!(edit(&mut configuration, "bundle of two", Some("/session/secret")));
+    let webhook = |name: &str| json!({"name": name, "clientConfig": {"service": {"name": "mesh-control", "path": "/inject"}}});
+    let mut configuration = json!({"metadata": {}, "webhooks": [webhook("a"), webhook("b")]});
+    assert!(edit(&mut configuration, "bundle"));
+    for index in [0, 1] {
+        let client = &configuration["webhooks"][index]["clientConfig"];
+        assert_eq!(
+            (&client["caBundle"], &client["service"]["path"]),
+            (&json!("YnVuZGxl"), &json!("/inject"))
+        );
+    }
+    assert!(!edit(&mut configuration, "bundle"), "nothing to do");
+    assert!(edit(&mut configuration, "bundle of two"));
     for odd in [json!({}), json!({"webhooks": 1}), json!({"webhooks": [1, {"name": 1}]})] {
-        assert!(!edit(&mut odd.clone(), "bundle", Some("/x")), "{odd}");
+        assert!(!edit(&mut odd.clone(), "bundle"), "{odd}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use k8s_openapi::ByteString;
+use mesh_proto::resource::{Catalog, SourceDocument};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -14,7 +15,15 @@ pub(in crate::webhook) fn decider() -> Decider {
         trust_domain: "cluster.local".parse().unwrap(),
         version: "1".to_owned(),
     };
-    Decider { options, namespace: "mesh-system".parse().unwrap() }
+    Decider { options, namespace: "mesh-system".parse().unwrap(), among: among() }
+}
+
+/// The checks of a mesh that has nothing yet.
+fn among() -> Among {
+    Box::new(|key, resource| {
+        let catalog = Catalog::default().with_changes([(key.clone(), resource.cloned())]);
+        catalog.check(std::slice::from_ref(key), &[], 1_800_000_000)
+    })
 }
 
 /// A question about a new pod in a namespace.
@@ -93,11 +102,85 @@ fn a_wrong_kind_is_denied_not_passed() {
     assert!(response["status"]["message"].as_str().unwrap().contains("apps/v1/Deployment"));
 }
 
+/// A question about one of the mesh's own objects.
+fn ours(operation: &str, kind: &str, object: &Value, old: &Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {"uid": "u-1", "kind": {"group": "meshctl.io", "version": "v1alpha1", "kind": kind}, "operation": operation,
+            "namespace": "shop", "object": object, "oldObject": old},
+    })
+}
+
+fn policy(spec: Value) -> Value {
+    json!({
+        "apiVersion": "meshctl.io/v1alpha1", "kind": "AccessPolicy", "spec": spec,
+        "metadata": {"name": "web", "namespace": "shop", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "managedFields": [{"manager": "kubectl", "operation": "Apply", "apiVersion": "meshctl.io/v1alpha1", "time": "2026-01-01T00:00:00Z"}]},
+    })
+}
+
 #[test]
-fn nobody_is_vouched_for_without_the_path_that_the_api_server_knows() {
-    for path in ["/session", "/session/", "/session/guess"] {
-        let (status, body) = decider().answer(path, review("", &json!({})).to_string().as_bytes());
-        assert!(status == StatusCode::NOT_FOUND || body.contains("\"allowed\":false"), "{path}: {body}");
+fn a_good_resource_passes_and_a_bad_one_is_denied_in_the_words_of_apply() {
+    let good = policy(json!({"target": {"workload": "web"}, "rules": [{"from": [{"serviceAccount": "a"}]}]}));
+    let response = ask(VALIDATE, &ours("CREATE", "AccessPolicy", &good, &Value::Null));
+    assert_eq!((&response["allowed"], response.get("patch")), (&json!(true), None));
+    let mut made = good.clone();
+    made["metadata"].as_object_mut().unwrap().remove("name");
+    made["metadata"]["generateName"] = json!("web-");
+    assert_eq!(ask(VALIDATE, &ours("CREATE", "AccessPolicy", &made, &Value::Null))["allowed"], true);
+
+    let bad = policy(
+        json!({"target": {"workload": "Web"}, "rules": [{"from": [{"serviceAccount": "a"}], "action": "alow"}]}),
+    );
+    let response = ask(VALIDATE, &ours("CREATE", "AccessPolicy", &bad, &Value::Null));
+    assert_eq!(response["allowed"], false);
+    let message = response["status"]["message"].as_str().unwrap();
+    let yaml = json!({"apiVersion": "meshctl.io/v1alpha1", "kind": "AccessPolicy", "metadata": {"name": "web"}, "spec": bad["spec"]});
+    let document = SourceDocument { file: String::new(), line: 0, yaml: yaml.to_string() };
+    let problems = mesh_proto::resource::parse(&document).unwrap_err();
+    assert_eq!(problems.len(), 2);
+    for problem in problems {
+        let said = format!("{}: {}", problem.field, problem.message);
+        assert!(message.contains(&said), "{said:?} is not in:\n{message}");
+    }
+}
+
+#[test]
+fn what_another_object_will_mend_is_only_said() {
+    let refers = policy(json!({"target": {"workload": "web"}, "rules": [{"from": [{"role": "buyer"}]}]}));
+    let response = ask(VALIDATE, &ours("CREATE", "AccessPolicy", &refers, &Value::Null));
+    assert_eq!(response["allowed"], true, "{response}");
+    assert!(response["warnings"].to_string().contains("buyer"), "{response}");
+    assert_eq!(ask(VALIDATE, &ours("DELETE", "AccessPolicy", &Value::Null, &refers))["allowed"], true);
+}
+
+#[test]
+fn an_old_object_is_not_held_by_what_is_wrong_with_it() {
+    let bad = policy(json!({"target": {"workload": "web"}, "rules": "none"}));
+    let mut labelled = bad.clone();
+    labelled["metadata"]["labels"] = json!({"a": "b"});
+    assert_eq!(ask(VALIDATE, &ours("UPDATE", "AccessPolicy", &labelled, &bad))["allowed"], true);
+    let mut other = bad.clone();
+    other["spec"]["rules"] = json!("all");
+    assert_eq!(ask(VALIDATE, &ours("UPDATE", "AccessPolicy", &other, &bad))["allowed"], false);
+    assert_eq!(ask(VALIDATE, &ours("DELETE", "AccessPolicy", &Value::Null, &bad))["allowed"], true);
+}
+
+#[test]
+fn only_kinds_of_the_mesh_are_judged() {
+    for kind in ["Deployment", "Service", ""] {
+        assert_eq!(
+            ask(VALIDATE, &ours("CREATE", kind, &json!({}), &Value::Null))["allowed"],
+            false,
+            "{kind}"
+        );
+    }
+    for object in [json!({}), json!(1), Value::Null, json!({"metadata": 1})] {
+        assert_eq!(
+            ask(VALIDATE, &ours("CREATE", "AccessPolicy", &object, &Value::Null))["allowed"],
+            false,
+            "{object}"
+        );
     }
 }
 
@@ -132,7 +215,7 @@ proptest! {
             *place = byte;
         }
         for body in [bytes.as_slice(), good.get(..cut).unwrap_or(&good), &flipped] {
-            for path in [INJECT, VALIDATE, "/session/x"] {
+            for path in [INJECT, VALIDATE] {
                 let (status, said) = decider().answer(path, body);
                 prop_assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{status} {said}");
                 prop_assert!(!said.is_empty());
