@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Install(command::install::InstallArgs),
     /// Takes the mesh off a Kubernetes cluster, with everything it made there
     Uninstall(command::uninstall::UninstallArgs),
+    /// Gives the pods of manifests their proxies, without asking any cluster
+    Inject(command::inject::InjectArgs),
     /// Makes the mesh's resources as the files say, all or none
     Apply(command::apply::ApplyArgs),
     /// Shows resources and what became of them
@@ -112,6 +114,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Join(args) => command::join::run(args).await,
         Command::Install(args) => command::install::run(args, session).await,
         Command::Uninstall(args) => command::uninstall::run(args, session).await,
+        Command::Inject(args) => command::inject::run(&args, session),
         Command::Apply(args) => command::apply::run(args, session).await,
         Command::Get(args) => command::get::run(args, session).await,
         Command::Delete(args) => command::delete::run(args, session).await,

@@ -14,6 +14,7 @@ pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod history;
 pub(crate) mod identity;
+pub(crate) mod inject;
 pub(crate) mod install;
 pub(crate) mod join;
 pub(crate) mod restore;

@@ -85,7 +85,9 @@ fn inject(texts: &[(String, String)], options: &Options) -> Result<Vec<Document>
         let object: Value = match serde_saphyr::from_str(&source.yaml) {
             Ok(object) => object,
             Err(error) => {
-                problems.push(format!("{place}: the document is not YAML that is understood: {error}"));
+                let said = error.to_string();
+                let said = said.lines().next().unwrap_or_default().trim_start_matches("error: ");
+                problems.push(format!("{place}: the document is not YAML that is understood: {said}"));
                 continue;
             }
         };
@@ -101,7 +103,8 @@ fn inject(texts: &[(String, String)], options: &Options) -> Result<Vec<Document>
         return Ok(done);
     }
     let shown = problems.get(..PROBLEMS_SHOWN_MAX).unwrap_or(&problems);
-    let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
+    let count =
+        if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
     Err(Failure::failed(format!("{count} found; nothing was printed\n{}", shown.join("\n"))))
 }
 
@@ -109,7 +112,8 @@ fn as_json(mut documents: Vec<Document>) -> Value {
     match documents.pop() {
         Some(only) if documents.is_empty() => only.manifest.object,
         last => {
-            let items: Vec<Value> = documents.into_iter().chain(last).map(|one| one.manifest.object).collect();
+            let items: Vec<Value> =
+                documents.into_iter().chain(last).map(|one| one.manifest.object).collect();
             json!({ "apiVersion": "v1", "kind": "List", "items": items })
         }
     }
@@ -122,7 +126,9 @@ fn as_yaml(documents: &[Document]) -> String {
             text.push_str("---\n");
         }
         if document.manifest.injected.is_empty() {
-            text.push_str(document.source.yaml.trim_start_matches("---").trim_start_matches([' ', '\n', '\r']));
+            text.push_str(
+                document.source.yaml.trim_start_matches("---").trim_start_matches([' ', '\n', '\r']),
+            );
             if !text.ends_with('\n') {
                 text.push('\n');
             }

@@ -14,6 +14,7 @@ const COMMANDS: &[&[&str]] = &[
     &["install"],
     &["uninstall"],
     &["get"],
+    &["inject"],
     &["delete"],
     &["diff"],
     &["history"],

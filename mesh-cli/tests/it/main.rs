@@ -4,6 +4,7 @@
 
 mod demo;
 mod help;
+mod inject;
 mod mistakes;
 mod scripts;
 mod up;

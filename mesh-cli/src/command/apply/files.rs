@@ -64,6 +64,15 @@ pub(crate) fn read(paths: &[PathBuf], depth: Depth) -> Result<Vec<v1::Document>,
         .collect())
 }
 
+/// The names and texts of the files, in order, unread.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn texts(paths: &[PathBuf]) -> Result<Vec<(String, String)>, Failure> {
+    let read: Result<Vec<_>, Failure> = paths.iter().map(|path| read_one(path, Depth::Flat)).collect();
+    Ok(read?.into_iter().flatten().collect())
+}
+
 fn refused(problems: &[Problem], texts: &BTreeMap<String, String>) -> Failure {
     let count = problems.iter().filter(|problem| problem.is_error()).count();
     let shown = problems.get(..PROBLEMS_SHOWN_MAX).unwrap_or(problems);

@@ -9,48 +9,58 @@ use serde_json::Value;
 /// The document, with a line end.
 pub(super) fn write(value: &Value) -> String {
     let mut out = String::new();
-    node(&mut out, value, 0, true);
+    node(&mut out, value, 0, Line::Open);
     out
 }
 
-/// Writes a value behind what introduces it. `is_open`: the line is empty so far, so that a map may begin in it.
-fn node(out: &mut String, value: &Value, indent: usize, is_open: bool) {
+/// What stands on the line already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// Nothing, so that a map may begin in it.
+    Open,
+    /// A key, or the sign of a list's entry.
+    Begun,
+}
+
+/// Writes a value behind what introduces it.
+fn node(out: &mut String, value: &Value, indent: usize, line: Line) {
     match value {
         Value::Object(map) if !map.is_empty() => {
-            if !is_open {
+            if line == Line::Begun {
                 out.push('\n');
             }
             for (index, (key, value)) in map.iter().enumerate() {
-                if index > 0 || !is_open {
+                if index > 0 || line == Line::Begun {
                     pad(out, indent);
                 }
                 out.push_str(&scalar(key));
                 out.push(':');
                 // A list under a key stands at the key's own depth, as kubectl writes it.
                 let inner = if value.is_array() { indent } else { indent.saturating_add(2) };
-                node(out, value, inner, false);
+                node(out, value, inner, Line::Begun);
             }
         }
         Value::Array(list) if !list.is_empty() => {
-            if !is_open {
+            if line == Line::Begun {
                 out.push('\n');
             }
             for (index, value) in list.iter().enumerate() {
-                if index > 0 || !is_open {
+                if index > 0 || line == Line::Begun {
                     pad(out, indent);
                 }
                 out.push('-');
                 let is_nested = value.as_object().is_some_and(|map| !map.is_empty())
                     || value.as_array().is_some_and(|list| !list.is_empty());
+                let line = if is_nested { Line::Open } else { Line::Begun };
                 if is_nested {
                     out.push(' ');
                 }
-                node(out, value, indent.saturating_add(2), is_nested);
+                node(out, value, indent.saturating_add(2), line);
             }
         }
         Value::String(text) if is_block(text) => block(out, text, indent),
         other => {
-            if !out.is_empty() && !is_open {
+            if line == Line::Begun {
                 out.push(' ');
             }
             out.push_str(&match other {
