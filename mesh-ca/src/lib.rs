@@ -2,7 +2,7 @@
 //!
 //! `mesh-proxy` uses it without features: it makes keys and requests, verifies peers and renews. `mesh-control` adds the
 //! feature `authority`, which holds the signing keys. Layers, each may use only those to its right:
-//! `authority` → `client` → `tls` → `svid` → `verify` → `bundle` → `x509`; `csr` and `seal` stand on nothing, `mac` on `seal`.
+//! `authority` → `client` → `tls` → `svid` → `verify` → `bundle` → `x509`; `csr` and `seal` stand on nothing.
 //!
 //! It never decides who may call whom (that is `mesh_proto::policy`), never reads arguments or the environment, and
 //! never hands out a private key.
@@ -12,7 +12,6 @@ pub mod authority;
 pub mod bundle;
 pub mod client;
 pub mod csr;
-pub mod mac;
 pub mod seal;
 pub mod svid;
 pub mod tls;

@@ -215,6 +215,11 @@ pub fn random_key_text() -> Option<Zeroizing<String>> {
     Some(text)
 }
 
+/// The SHA-256 of a text in hexadecimal, by which it can be known again without being kept.
+pub fn digest_text(text: &str) -> String {
+    crate::x509::sha256(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn create_key(path: &Path) -> Result<SealKey, SealError> {
     let error = |source| SealError::KeyFile { path: path.to_owned(), tried: "created", source };
     let mut text =
@@ -241,8 +246,7 @@ fn create_key(path: &Path) -> Result<SealKey, SealError> {
     }
 }
 
-/// A key from its 64 hexadecimal digits.
-pub(crate) fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+fn from_hex(text: &[u8]) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
     let (pairs, []) = text.as_chunks::<2>() else { return None };
     let mut bytes = Zeroizing::new([0; KEY_BYTES]);
     if pairs.len() != KEY_BYTES {

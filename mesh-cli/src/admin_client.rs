@@ -1,17 +1,23 @@
-//! The control plane's admin API over its Unix socket.
+//! The control plane's admin API: over its Unix socket, or over a port-forward to a cluster.
 //!
 //! Every command that asks the control plane something goes through here, so that an absent control plane, a refusal and a
 //! lost connection read the same everywhere. It never retries: a command that may wait says so itself.
 
+use crate::cluster::access::Cluster;
+use crate::cluster::session;
 use crate::failure::{Failure, Kind, chain};
 use hyper_util::rt::TokioIo;
 use mesh_proto::wire::v1;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// A local socket answers within microseconds; a second means that nobody accepts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -21,8 +27,40 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// A connection to the control plane's admin API.
 #[derive(Clone, Debug)]
 pub(crate) struct AdminClient {
-    socket: PathBuf,
+    place: Place,
     channel: Channel,
+    bearer: Bearer,
+}
+
+/// Where a control plane is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// On this machine, behind a socket.
+    Local(PathBuf),
+    /// On a cluster, by its name.
+    Cluster(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(socket) => write!(f, "{}", socket.display()),
+            Self::Cluster(name) => write!(f, "cluster {name}"),
+        }
+    }
+}
+
+/// What a call proves its caller with; nothing through a socket, where the kernel says who calls.
+#[derive(Clone, Debug)]
+pub(crate) struct Bearer(Option<AsciiMetadataValue>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
 }
 
 impl AdminClient {
@@ -44,12 +82,27 @@ impl AdminClient {
             .connect_with_connector(connector)
             .await
             .map_err(|error| unreachable(socket, &io::Error::other(chain(&error))))?;
-        Ok(Self { socket: socket.to_owned(), channel })
+        Ok(Self { place: Place::Local(socket.to_owned()), channel, bearer: Bearer(None) })
+    }
+
+    /// Connects to the control plane of a cluster, as the user of its kubeconfig.
+    ///
+    /// # Errors
+    /// No control plane is ready, or this user may not.
+    pub(crate) async fn connect_to_cluster(cluster: &Cluster) -> Result<Self, Failure> {
+        let channel = session::channel(cluster).await?;
+        let token = session::token(cluster).await?;
+        let mut value: AsciiMetadataValue = format!("Bearer {token}")
+            .parse()
+            .map_err(|_| Failure::failed("the API server gave the session a name that is none"))?;
+        value.set_sensitive(true);
+        let place = Place::Cluster(cluster.name.clone());
+        Ok(Self { place, channel, bearer: Bearer(Some(value)) })
     }
 
     /// The generated client; answers go through [`AdminClient::answer`].
-    pub(crate) fn api(&self) -> v1::admin_client::AdminClient<Channel> {
-        v1::admin_client::AdminClient::new(self.channel.clone())
+    pub(crate) fn api(&self) -> v1::admin_client::AdminClient<InterceptedService<Channel, Bearer>> {
+        v1::admin_client::AdminClient::with_interceptor(self.channel.clone(), self.bearer.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -68,7 +121,7 @@ impl AdminClient {
         match status.code() {
             Code::Unavailable | Code::Unknown | Code::Cancelled if lost(status) => Failure::new(
                 Kind::Unreachable,
-                format!("the control plane at {} went away before it answered", self.socket.display()),
+                format!("the control plane at {} went away before it answered", self.place),
             )
             .next("meshctl status"),
             Code::Unimplemented => {
@@ -77,8 +130,12 @@ impl AdminClient {
             }
             // It says itself, in several lines, how the right is granted.
             Code::PermissionDenied if message.contains('\n') => Failure::failed(message),
-            Code::PermissionDenied | Code::Unauthenticated => Failure::failed(message)
-                .next(format!("ls -l {}   # who may use the socket", self.socket.display())),
+            Code::PermissionDenied | Code::Unauthenticated => {
+                Failure::failed(message).next(match &self.place {
+                    Place::Local(socket) => format!("ls -l {}   # who may use the socket", socket.display()),
+                    Place::Cluster(_) => "kubectl auth whoami   # who this user is".to_owned(),
+                })
+            }
             Code::DeadlineExceeded => {
                 Failure::failed(format!("no answer in time: {message}")).next("meshctl status")
             }

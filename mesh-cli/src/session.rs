@@ -1,10 +1,11 @@
 //! What every command shares: where the mesh's state is, how to print, the connection to the control plane.
 
-use crate::admin_client::AdminClient;
-use crate::cluster::access::Choice;
+use crate::admin_client::{AdminClient, probe};
+use crate::cluster::access::{Choice, Cluster};
+use crate::cluster::ready;
 use crate::config;
 use crate::failure::Failure;
-use crate::output::{ColorWhen, Format};
+use crate::output::{self, ColorWhen, Format, Tone};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -44,6 +45,17 @@ pub(crate) struct Global {
     pub(crate) color: ColorWhen,
 }
 
+/// Which mesh is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// The one of this machine, or else that of the cluster.
+    Either,
+    /// The one of this machine.
+    Local,
+    /// The one of the cluster.
+    Cluster,
+}
+
 /// What was asked of every command alike.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
@@ -51,6 +63,8 @@ pub(crate) struct Session {
     pub(crate) state_dir: PathBuf,
     /// Which cluster is meant where one is.
     pub(crate) cluster: Choice,
+    /// Which mesh is meant.
+    pub(crate) mode: Mode,
     /// How results are printed.
     pub(crate) format: Format,
 }
@@ -67,7 +81,13 @@ impl Session {
             None => config::default_state_dir()?,
         };
         let cluster = Choice { kubeconfig: global.kubeconfig.clone(), context: global.context.clone() };
-        Ok(Self { state_dir, cluster, format: global.output })
+        let is_cluster = global.kubernetes || global.kubeconfig.is_some() || global.context.is_some();
+        let mode = match (is_cluster, global.local || global.state_dir.is_some()) {
+            (true, _) => Mode::Cluster,
+            (false, true) => Mode::Local,
+            (false, false) => Mode::Either,
+        };
+        Ok(Self { state_dir, cluster, mode, format: global.output })
     }
 
     /// The control plane's Unix socket.
@@ -75,11 +95,33 @@ impl Session {
         self.state_dir.join(SOCKET_NAME)
     }
 
-    /// Connects to the control plane.
+    /// Connects to the control plane: the local one, or the cluster's; a table begins with the cluster's name.
     ///
     /// # Errors
-    /// When none answers; the message names the socket and the command that starts one.
+    /// When none answers; the message names where it was looked for and the command that starts one.
     pub(crate) async fn admin(&self) -> Result<AdminClient, Failure> {
-        AdminClient::connect(&self.socket()).await
+        let Some(cluster) = self.meant().await? else { return AdminClient::connect(&self.socket()).await };
+        let client = AdminClient::connect_to_cluster(&cluster).await?;
+        if self.format == Format::Table {
+            output::print(&output::paint(Tone::Dim, &format!("cluster {}", output::clean(&cluster.name))))?;
+        }
+        Ok(client)
+    }
+
+    /// The cluster, if its mesh is meant rather than the local one.
+    ///
+    /// # Errors
+    /// A cluster was asked for and does not answer.
+    pub(crate) async fn meant(&self) -> Result<Option<Cluster>, Failure> {
+        match self.mode {
+            Mode::Local => Ok(None),
+            Mode::Cluster => self.cluster.connect().await.map(Some),
+            Mode::Either if probe(&self.socket()).await.is_ok() => Ok(None),
+            // Nobody asked for a cluster: one that does not answer, or has no mesh, is not worth a word.
+            Mode::Either => match self.cluster.connect().await {
+                Ok(cluster) if ready::is_installed(&cluster).await => Ok(Some(cluster)),
+                _ => Ok(None),
+            },
+        }
     }
 }

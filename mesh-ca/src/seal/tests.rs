@@ -62,6 +62,12 @@ fn an_exposed_or_malformed_key_file_is_refused_and_never_replaced() {
 }
 
 #[test]
+fn digests_are_those_of_fips_180() {
+    let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    assert_eq!(digest_text("abc"), expected);
+}
+
+#[test]
 fn a_mounted_secret_is_private_and_nothing_else_that_others_read() {
     for (mode, owner, group, exposed) in [
         (0o600, 1000, 1000, false),

@@ -3,7 +3,7 @@
 //! Each step leaves what is there already as it should be, so that an installation that broke off goes on at the next try.
 
 use super::access::{Cluster, status, words};
-use super::manifest::{self, CONTROL, GROUP, NAMESPACE, SEAL_KEY, SESSION_KEY, WEBHOOKS};
+use super::manifest::{self, CONTROL, GROUP, NAMESPACE, SEAL_KEY, WEBHOOKS};
 use super::object::{self, Name, Write};
 use super::values::Values;
 use super::{permission, ready};
@@ -109,10 +109,15 @@ pub(crate) async fn make(
     mut tell: impl FnMut(&str),
 ) -> Result<(), Failure> {
     let is_definition = |object: &&Value| Name::of(object).kind == "CustomResourceDefinition";
+    let is_guard = |object: &&Value| Name::of(object).kind.starts_with("ValidatingAdmissionPolicy");
     let is_namespace = |object: &&Value| Name::of(object).kind == "Namespace";
     for object in objects.iter().filter(is_namespace) {
         put(cluster, object).await?;
         tell(&format!("namespace {NAMESPACE}"));
+    }
+    // In force before there is anything to guard.
+    for object in objects.iter().filter(is_guard) {
+        put(cluster, object).await?;
     }
     let definitions: Vec<&Value> = objects.iter().filter(is_definition).collect();
     for object in &definitions {
@@ -120,12 +125,10 @@ pub(crate) async fn make(
     }
     established(cluster, &definitions).await?;
     tell(&format!("{} kinds of {GROUP}", definitions.len()));
-    for key in [SEAL_KEY, SESSION_KEY] {
-        if make_key(cluster, key).await? {
-            tell(&format!("key {}", key.0));
-        }
+    if make_key(cluster, SEAL_KEY).await? {
+        tell(&format!("key {}", SEAL_KEY.0));
     }
-    for object in objects.iter().filter(|object| !is_definition(object) && !is_namespace(object)) {
+    for object in objects.iter().filter(|o| !is_definition(o) && !is_namespace(o) && !is_guard(o)) {
         put(cluster, object).await?;
     }
     tell("rights, service, webhooks, deployment");

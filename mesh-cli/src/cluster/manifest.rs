@@ -1,12 +1,13 @@
 //! The objects that make the mesh on a cluster. Pure: the same values give the same objects, in the order of their making.
 //!
-//! `rights` is who may do what, `webhooks` where the API server asks. No secret is among them: keys are made at the
-//! installation, from the random source, and never overwritten.
+//! `rights` is who may do what, `webhooks` where the API server asks, `sessions` how it vouches for users. No secret is among
+//! them: the key is made at the installation, from the random source, and never overwritten.
 //!
 //! # Why
 //! Built as values rather than filled into text: a value from a user cannot break out of its place.
 
 mod rights;
+mod sessions;
 mod webhooks;
 
 use super::values::Values;
@@ -22,8 +23,6 @@ pub(crate) const GROUP: &str = "meshctl.io";
 pub(crate) const WEBHOOKS: &str = "meshctl";
 /// The Secret with the key that the authority's state is sealed under, and its file name.
 pub(crate) const SEAL_KEY: (&str, &str) = ("mesh-seal-key", "seal.key");
-/// The Secret with the key that users' sessions are signed with, and its file name.
-pub(crate) const SESSION_KEY: (&str, &str) = ("mesh-session-key", "session.key");
 /// The user and group of the control plane: what "nobody in particular" is called in images without a base.
 const USER: u32 = 65_532;
 
@@ -55,11 +54,22 @@ pub(crate) const PLURALS: [&str; 8] = [
 /// Everything that an installation makes, except for the keys; what others need comes first.
 pub(crate) fn objects(values: &Values) -> Vec<Value> {
     let mut objects = vec![namespace()];
+    // Before the kind that they guard.
+    objects.extend(sessions::objects());
     objects.extend(definitions());
     objects.extend(rights::objects());
     objects.extend([service(), disruption_budget(), deployment(values)]);
     objects.extend(webhooks::objects());
     objects
+}
+
+/// Without what a cluster of that minor version does not know: before 1.30 it cannot vouch for users, and so there are no
+/// sessions of users either.
+pub(crate) fn for_version(objects: Vec<Value>, minor: u32) -> Vec<Value> {
+    if minor >= sessions::MINOR_MIN {
+        return objects;
+    }
+    objects.into_iter().filter(|object| !sessions::needs(object)).collect()
 }
 
 /// The definitions of the mesh's kinds.
@@ -161,8 +171,6 @@ fn deployment(values: &Values) -> Value {
 }
 
 fn pod(values: &Values) -> Value {
-    // Read by the group of the pod alone: 0440, since the files of a Secret belong to root.
-    let secret = |name: &str| json!({ "secretName": name, "defaultMode": 0o440 });
     json!({
         "serviceAccountName": CONTROL,
         "terminationGracePeriodSeconds": 30,
@@ -180,8 +188,8 @@ fn pod(values: &Values) -> Value {
         "containers": [container(values)],
         "volumes": [
             { "name": "state", "emptyDir": { "sizeLimit": "1Gi" } },
-            { "name": "seal", "secret": secret(SEAL_KEY.0) },
-            { "name": "session", "secret": secret(SESSION_KEY.0) },
+            // Read by the group of the pod alone: the files of a Secret belong to root.
+            { "name": "seal", "secret": { "secretName": SEAL_KEY.0, "defaultMode": 0o440 } },
         ],
     })
 }
@@ -224,7 +232,6 @@ fn container(values: &Values) -> Value {
         "volumeMounts": [
             { "name": "state", "mountPath": "/var/lib/mesh-control" },
             { "name": "seal", "mountPath": "/var/run/mesh-control/seal", "readOnly": true },
-            { "name": "session", "mountPath": "/var/run/mesh-control/session", "readOnly": true },
         ],
     })
 }

@@ -10,8 +10,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::Value;
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Questions that are open at the same time: enough to hide the way to the server, little enough not to be throttled.
 const OPEN_MAX: usize = 16;
@@ -29,25 +28,29 @@ pub(crate) struct Right {
     pub(crate) namespace: Option<String>,
 }
 
-impl fmt::Display for Right {
-    /// `create deployments.apps in mesh-system`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.verb, self.resource)?;
-        if !self.group.is_empty() {
-            write!(f, ".{}", self.group)?;
-        }
-        match &self.namespace {
-            Some(namespace) => write!(f, " in {namespace}"),
-            None => Ok(()),
-        }
-    }
-}
-
 impl Right {
     /// A right on a kind.
     pub(crate) fn new(verb: &'static str, group: &str, resource: &str, namespace: Option<&str>) -> Self {
         let namespace = namespace.map(str::to_owned);
         Self { verb, group: group.to_owned(), resource: resource.to_owned(), namespace }
+    }
+}
+
+/// `create, get deployments.apps in mesh-system`: one line for each kind.
+pub(crate) fn by_kind(rights: &[Right]) -> Vec<String> {
+    let mut verbs: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for right in rights {
+        verbs.entry(right.kind()).or_default().push(right.verb);
+    }
+    verbs.into_iter().map(|(kind, verbs)| format!("{} {kind}", verbs.join(", "))).collect()
+}
+
+impl Right {
+    /// `deployments.apps in mesh-system`.
+    fn kind(&self) -> String {
+        let of = if self.group.is_empty() { String::new() } else { format!(".{}", self.group) };
+        let within = self.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+        format!("{}{of}{within}", self.resource)
     }
 }
 
@@ -89,7 +92,7 @@ pub(crate) async fn require(cluster: &Cluster, doing: &str, rights: BTreeSet<Rig
     if lacking.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = lacking.iter().map(|right| format!("  {right}")).collect();
+    let lines: Vec<String> = by_kind(&lacking).iter().map(|line| format!("  {line}")).collect();
     Err(Failure::failed(format!(
         "this user may not do what {doing} needs on cluster {}; nothing was changed. Missing:\n{}",
         cluster.name,
@@ -139,16 +142,8 @@ mod tests {
         };
         let objects =
             [object("Deployment", Some("a")), object("Deployment", Some("a")), object("Node", None)];
-        let rights: Vec<String> =
-            on_objects(&objects, &["create", "patch"]).iter().map(ToString::to_string).collect();
-        assert_eq!(
-            rights,
-            [
-                "create deployments.apps in a",
-                "create nodes.apps",
-                "patch deployments.apps in a",
-                "patch nodes.apps"
-            ]
-        );
+        let rights: Vec<Right> = on_objects(&objects, &["create", "patch"]).into_iter().collect();
+        assert_eq!(rights.len(), 4);
+        assert_eq!(by_kind(&rights), ["create, patch deployments.apps in a", "create, patch nodes.apps"]);
     }
 }

@@ -81,6 +81,12 @@ pub(crate) async fn pods(cluster: &Cluster) -> Result<Vec<Pod>, Failure> {
     Ok(found.map_err(|error| cluster.failure("list the control plane's pods", &error))?.items)
 }
 
+/// Whether there is a control plane, as far as this user may see.
+pub(crate) async fn is_installed(cluster: &Cluster) -> bool {
+    let deployments: Api<Deployment> = Api::namespaced(cluster.client.clone(), NAMESPACE);
+    matches!(deployments.get_opt(CONTROL).await, Ok(Some(_)))
+}
+
 /// Whether a pod answers, by its own word.
 pub(crate) fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());

@@ -31,12 +31,14 @@ const PAUSE: Duration = Duration::from_millis(200);
 const OURS: &str = "app.kubernetes.io/part-of=meshctl";
 
 /// The kinds that we make beyond our namespace, in the order of their removal.
-const KINDS: [(&str, &str); 5] = [
+const KINDS: [(&str, &str); 7] = [
     ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
     ("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io/v1", "ClusterRole"),
     ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"),
 ];
 
 /// What is there to be removed.
@@ -108,7 +110,12 @@ fn namespace() -> Name {
 async fn ours(cluster: &Cluster, api_version: &str, kind: &str) -> Result<Vec<Name>, Failure> {
     let name = kind_of(api_version, kind);
     let found = name.api(cluster).list(&ListParams::default().labels(OURS)).await;
-    let found = found.map_err(|error| cluster.failure(&format!("list {}", name.plural()), &error))?;
+    let found = match found {
+        Ok(found) => found,
+        // A kind that this cluster does not know.
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(cluster.failure(&format!("list {}", name.plural()), &error)),
+    };
     Ok(found.items.iter().map(|object| Name { name: object.name_any(), ..name.clone() }).collect())
 }
 
@@ -171,6 +178,8 @@ pub(crate) async fn remove(
     for name in &definitions {
         gone(cluster, name, deadline).await?;
     }
+    // After the kind that they guard.
+    all(cluster, [of("ValidatingAdmissionPolicyBinding"), of("ValidatingAdmissionPolicy")].concat()).await?;
     tell(&format!("{} kinds of {} with their objects, rights", definitions.len(), manifest::GROUP));
     if has_namespace {
         object::remove(cluster, &namespace()).await?;

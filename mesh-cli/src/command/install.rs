@@ -77,6 +77,7 @@ pub(crate) async fn run(args: InstallArgs, session: &Session) -> Result<Exit, Fa
     let begun = output::now_ms();
     let cluster = session.cluster.connect().await?;
     output::note(&format!("cluster {} (Kubernetes {})", cluster.name, cluster.version));
+    let objects = manifest::for_version(objects, cluster.minor);
     installation::prepare(&cluster, &objects, &values).await?;
     installation::make(&cluster, &objects, step).await?;
     installation::finish(&cluster, Duration::from_secs(args.timeout), wait).await?;
@@ -138,9 +139,8 @@ fn show(format: Format, objects: &[Value]) -> Result<(), Failure> {
         }
         Format::Yaml => {
             let mut text = format!(
-                "# The Secrets {} and {} are not here: meshctl install makes them, with random keys.\n",
+                "# The Secret {} is not here: meshctl install makes it, with a random key.\n",
                 manifest::SEAL_KEY.0,
-                manifest::SESSION_KEY.0
             );
             for object in objects {
                 let yaml = serde_saphyr::to_string(object)

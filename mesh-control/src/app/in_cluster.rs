@@ -17,7 +17,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::service::interceptor::InterceptedService;
 
 /// A way to the cluster, and the ports that exist in one.
 pub(super) struct InCluster {
@@ -81,10 +80,11 @@ impl InCluster {
             proxy_image: config.proxy_image,
             init_image: config.init_image,
         };
+        tasks.add("the end of sessions", until(tasks.stop.clone(), Box::pin(sessions.clone().sweep())));
         tasks.add("the webhook", webhook::serve(webhook, stop.clone()));
         let service = AdminServer::new(AdminService { control: control.clone() })
             .max_decoding_message_size(admin_server::MESSAGE_BYTES_MAX);
-        let service = InterceptedService::new(service, move |call| sessions.admit(call));
+        let service = sessions.guard(service);
         let admin = transport::server()
             .add_service(service)
             .serve_with_incoming_shutdown(TcpListenerStream::new(admin), stop.cancelled_owned());

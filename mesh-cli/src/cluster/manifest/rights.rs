@@ -49,6 +49,7 @@ fn control() -> Value {
         rule("discovery.k8s.io", &["endpointslices"], &LOOK),
         rule("apps", &["replicasets"], &LOOK),
         rule(GROUP, &PLURALS, &LOOK),
+        rule(GROUP, &["adminsessions"], &["get", "list", "delete"]),
         rule(GROUP, &states, &["get", "update", "patch"]),
         // A right to create cannot be bound to a name.
         rule("", &["configmaps"], &["create"]),

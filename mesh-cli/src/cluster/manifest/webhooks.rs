@@ -1,5 +1,5 @@
-//! Where the API server asks the control plane: at the making of pods in labelled namespaces, of the mesh's own objects, and
-//! of a user's session.
+//! Where the API server asks the control plane: at the making of pods in labelled namespaces, and of the mesh's own
+//! objects.
 //!
 //! The bundle that proves the control plane to the API server is not here: the control plane writes and rotates it.
 
@@ -28,10 +28,9 @@ pub(super) fn objects() -> Vec<Value> {
     let mut by_pod = webhook("pod.inject", "/inject", &pods);
     select(&mut by_pod, "namespaceSelector", &json!([is("NotIn", "enabled"), not_system]));
     select(&mut by_pod, "objectSelector", &json!([is("In", "enabled")]));
-    let session = webhook("session", "/session", &ours(&["adminsessions"], &["CREATE"]));
     let validate = webhook("validate", "/validate", &ours(&PLURALS, &["CREATE", "UPDATE", "DELETE"]));
     vec![
-        configuration("MutatingWebhookConfiguration", &[by_namespace, by_pod, session]),
+        configuration("MutatingWebhookConfiguration", &[by_namespace, by_pod]),
         configuration("ValidatingWebhookConfiguration", &[validate]),
     ]
 }
@@ -59,6 +58,8 @@ fn webhook(name: &str, path: &str, rules: &Value) -> Value {
 
 fn select(webhook: &mut Value, what: &str, expressions: &Value) {
     if let Some(webhook) = webhook.as_object_mut() {
+        // Containers that other webhooks add afterwards are covered too.
+        webhook.insert("reinvocationPolicy".to_owned(), "IfNeeded".into());
         webhook.insert(what.to_owned(), json!({ "matchExpressions": expressions }));
     }
 }

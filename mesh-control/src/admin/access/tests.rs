@@ -5,7 +5,7 @@ const OWNER: u32 = 4000;
 const ALICE: u32 = 4001;
 
 fn actor(uid: u32) -> Actor {
-    Actor { user: UnixCaller { uid, pid: None }, name: None, owner: OWNER }
+    Actor::Local(LocalUser { user: UnixCaller { uid, pid: None }, name: None, owner: OWNER })
 }
 
 fn resources(yaml: &str) -> Vec<Resource> {
@@ -75,4 +75,20 @@ fn what_makes_one_somebody_else_is_for_the_owner_alone() {
     assert!(actor(OWNER).require_owner("x").is_ok());
     let text = actor(ALICE).require_owner("bind users").unwrap_err().message().to_owned();
     assert!(text.contains("uid 4001 may not bind users") && text.contains("uid 4000"), "{text}");
+}
+
+#[test]
+fn the_clusters_roles_decide_for_its_users() {
+    use AdminAction::{Author, Certify, Operate, View};
+    let user = |may: &[AdminAction]| {
+        Actor::Cluster(ClusterUser { name: "alice@example".to_owned(), may: may.iter().copied().collect() })
+    };
+    for action in [View, Operate, Author, Certify] {
+        assert!(user(&[action]).require(&Catalog::default(), action).is_ok(), "{action:?}");
+        let refused = user(&[]).require(&bound("ca-admin"), action).unwrap_err();
+        assert!(refused.message().contains("kubectl create clusterrolebinding"), "{refused:?}");
+    }
+    let all = user(&[View, Operate, Author, Certify]);
+    assert!(!all.is_owner() && all.require_owner("make join tokens").is_err());
+    assert_eq!(all.to_string(), "user alice@example");
 }
