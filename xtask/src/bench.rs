@@ -59,6 +59,10 @@ pub(crate) struct Args {
     /// Measure this program instead of building one: a release, or an older build.
     #[arg(long, value_name = "PATH", conflicts_with = "cargo_profile")]
     meshctl: Option<PathBuf>,
+    /// Another build of the mesh's program, as a contestant with a name of its own: what a change has brought shows in one
+    /// run only.
+    #[arg(long, value_name = "NAME=PATH", value_parser = named)]
+    beside: Vec<(String, PathBuf)>,
     /// Also write all samples here, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -81,7 +85,8 @@ impl Args {
         let all = Work::ALL.into_iter();
         let named = |work: &Work| self.only.iter().any(|only| work.name().contains(only.as_str()));
         if !self.only.is_empty() {
-            all.filter(named).collect()
+            let more = Work::MORE.into_iter().filter(|work| self.only.contains(&work.name()));
+            all.filter(named).chain(more).collect()
         } else if self.profile.is_some() {
             all.take(1).collect()
         } else {
@@ -109,8 +114,15 @@ impl Args {
             Some(one) => std::slice::from_ref(one),
             None => self.contestants.as_slice(),
         };
-        named.is_empty() || named.iter().any(|name| name == contestant)
+        named.is_empty()
+            || named.iter().any(|name| name == contestant)
+            || self.beside.iter().any(|(name, _)| name == contestant)
     }
+}
+
+fn named(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("must be NAME=PATH, as in before=/tmp/meshctl")?;
+    Ok((name.to_owned(), PathBuf::from(path)))
 }
 
 /// Runs everything and prints the table.
@@ -126,7 +138,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     process::raise_descriptors();
     let folder = tempfile::tempdir().context("a folder for the run")?;
     let backend = backend::Backend::start(folder.path())?;
-    let mut entries = contestant::entries(&args.program(), &args.contestants)?;
+    let mut entries = contestant::entries(&args.program(), &args.beside, &args.contestants)?;
     entries.retain(|entry| args.wants(&entry.name) && !missing.iter().any(|(name, _)| *name == entry.name));
     if args.profile.is_some() {
         return profile(args, &entries, folder.path(), &backend);

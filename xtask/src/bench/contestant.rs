@@ -106,8 +106,9 @@ impl Entry {
     }
 }
 
-/// Everybody asked for (all when nobody is named): the built-in ones, and one for each adaptor file.
-pub(super) fn entries(meshctl: &Path, only: &[String]) -> Result<Vec<Entry>> {
+/// Everybody asked for (all when nobody is named): the built-in ones, other builds of the mesh, and one for each adaptor
+/// file.
+pub(super) fn entries(meshctl: &Path, builds: &[(String, PathBuf)], only: &[String]) -> Result<Vec<Entry>> {
     let meshctl = meshctl.to_path_buf();
     let mut all = vec![
         Entry::new("direct", |folder, backend| {
@@ -118,8 +119,13 @@ pub(super) fn entries(meshctl: &Path, only: &[String]) -> Result<Vec<Entry>> {
             Ok(direct)
         }),
         Entry::new("relay", relay::start),
-        Entry::new("mesh", move |folder, backend| mesh::start(folder, backend, &meshctl)),
+        Entry::new("mesh", move |folder, backend| mesh::start("mesh", folder, backend, &meshctl)),
     ];
+    for (name, program) in builds {
+        let (own, program) = (name.clone(), program.clone());
+        let start = move |folder: &Path, backend: &Backend| mesh::start(&own, folder, backend, &program);
+        all.push(Entry::new(name, start));
+    }
     for (name, start) in peers::ALL {
         all.push(Entry::new(name, start));
     }
@@ -131,7 +137,8 @@ pub(super) fn entries(meshctl: &Path, only: &[String]) -> Result<Vec<Entry>> {
     for asked in only {
         ensure!(names.contains(asked), "no contestant is called {asked:?}; there are {}", names.join(", "));
     }
-    all.retain(|entry| only.is_empty() || only.contains(&entry.name));
+    let is_asked = |entry: &Entry| only.is_empty() || only.contains(&entry.name);
+    all.retain(|entry| is_asked(entry) || builds.iter().any(|(name, _)| *name == entry.name));
     Ok(all)
 }
 

@@ -13,14 +13,14 @@ use std::process::Command;
 const OTHER_RULES: usize = 99;
 
 /// Starts control plane and sidecars.
-pub(super) fn start(folder: &Path, backend: &Backend, program: &Path) -> Result<Contestant> {
+pub(super) fn start(name: &str, folder: &Path, backend: &Backend, program: &Path) -> Result<Contestant> {
     let state = folder.join("state");
     let meshctl = |args: &[&str]| {
         let mut command = Command::new(program);
         command.arg("--state-dir").arg(&state).args(args);
         command
     };
-    let mut mesh = Contestant::new("mesh", folder);
+    let mut mesh = Contestant::new(name, folder);
     let up = &mut meshctl(&["up", "--listen", "127.0.0.1:0"]);
     let mut control = Process::start("mesh-control", folder, up)?;
     wait("the control plane", || {

@@ -56,6 +56,10 @@ impl Work {
         Self::NewHttp,
     ];
 
+    /// Only when they are named in full: where in between something changes.
+    pub(super) const MORE: [Self; 4] =
+        [Self::Http1Get(4), Self::Http1Get(8), Self::Http1Get(16), Self::Http1Get(128)];
+
     pub(super) fn name(self) -> String {
         match self {
             Self::Http1Get(connections) => format!("http1-get-{connections}"),
