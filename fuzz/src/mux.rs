@@ -28,7 +28,8 @@ pub fn mux_session(data: &[u8]) {
     let side = if how & 1 == 0 { Side::Called } else { Side::Caller };
     let budget = std::rc::Rc::default();
     let mut session = State::new(side, std::rc::Rc::clone(&budget));
-    let mut held: Vec<u32> = (0..4).filter_map(|_| session.open("80.api.default.mesh.local", 0)).collect();
+    let mut held: Vec<u32> =
+        (0..4).filter_map(|_| session.open("80.api.default.mesh.local", frame::Inside::Http1, 0)).collect();
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     let mut space = [0; 64];
     let mut sent = Vec::new();
@@ -44,6 +45,7 @@ pub fn mux_session(data: &[u8]) {
             let _ = session.read(*stream, &mut buf, &mut cx);
             let _ = session.write(*stream, b"some bytes", &mut cx);
             match (turn + at) % 7 {
+                2 => session.calm(*stream),
                 0 => session.finish(*stream),
                 1 => session.reset(*stream),
                 _ => {}

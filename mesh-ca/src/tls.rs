@@ -45,8 +45,8 @@ pub enum Alpn {
 }
 
 impl Alpn {
-    /// All of them. Where a caller offers several, the first of these counts.
-    pub const ALL: [Self; 4] = [Self::MeshH1, Self::MeshH2, Self::MeshMux, Self::MeshTcp];
+    /// All of them. Where a caller offers several, the first of these counts: who can take streams is given streams.
+    pub const ALL: [Self; 4] = [Self::MeshMux, Self::MeshH1, Self::MeshH2, Self::MeshTcp];
 
     /// As it stands in the handshake.
     pub fn as_bytes(self) -> &'static [u8] {
@@ -56,12 +56,6 @@ impl Alpn {
             Self::MeshMux => b"mesh-mux",
             Self::MeshTcp => b"mesh-tcp",
         }
-    }
-
-    /// What a caller who wants this offers: a peer that has no streams takes one connection's bytes.
-    fn offered(self) -> Vec<Vec<u8>> {
-        let also = (self == Self::MeshMux).then_some(Self::MeshTcp);
-        std::iter::once(self).chain(also).map(|alpn| alpn.as_bytes().to_vec()).collect()
     }
 
     /// Reads one from the handshake.
@@ -116,14 +110,26 @@ impl Credentials {
         server_config(verifier, Presented::new(self.svid.certified().clone(), alpn))
     }
 
-    /// For a connection to another proxy, which must prove to be exactly `expected` and speak `alpn`; one that is asked
-    /// for [`Alpn::MeshMux`] may answer with [`Alpn::MeshTcp`].
+    /// For a connection to another proxy, which must prove to be exactly `expected` and speak `alpn`.
     ///
     /// # Errors
     /// As [`server_config`](Self::server_config).
     pub fn client_config(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
+        self.client_config_for(expected, &[alpn])
+    }
+
+    /// As [`client_config`](Self::client_config), with several protocols of which the peer chooses.
+    ///
+    /// # Errors
+    /// As [`server_config`](Self::server_config).
+    pub fn client_config_for(
+        &self,
+        expected: &SpiffeId,
+        protocols: &[Alpn],
+    ) -> Result<Arc<ClientConfig>, TlsError> {
         let verifier = self.verifier(Role::Server, Some(expected.clone()))?;
-        client_config(verifier, Some(self.svid.clone()), alpn.offered())
+        let offered = protocols.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+        client_config(verifier, Some(self.svid.clone()), offered)
     }
 
     /// For the control plane's port: ALPN `h2`; a client certificate is verified if there is one.

@@ -1,4 +1,4 @@
-//! `mesh-mux`: many opaque connections between two proxies over few mutual TLS sessions.
+//! `mesh-mux`: many connections between two proxies, opaque or HTTP/1, over few mutual TLS sessions.
 //!
 //! `outbound::sessions` keeps the sessions of the calling side and opens streams on them; `inbound::mux` takes streams on
 //! the called side and has each judged like a connection. A [`stream::Stream`] reads and writes like a socket. Nothing here
@@ -7,7 +7,7 @@
 //! ```text
 //! frame   kind u8 │ flags u8 │ length u16 │ stream u32, then `length` bytes; big-endian
 //!   OPEN    caller → called: stream `last + 1`; the payload is what a connection's SNI says, `<port>.<service>.<ns>.<td>`.
-//!           Flag 1: answer with HERE at once, so that a dead session is noticed.
+//!           Flag 1: answer with HERE at once, so that a dead session is noticed. Flag 2: the bytes are HTTP/1.
 //!   DATA    1..=16 KiB of the stream's bytes, within its credit. Flag 1: our direction ends after them (then 0 is fine).
 //!   CREDIT  u32 more bytes may be sent
 //!   RESET   both directions end at once, like a TCP reset
@@ -30,6 +30,9 @@
 //! frames here, and yamux has no way to say which port is meant and one window size for all. Frames are gathered: what
 //! all streams write in one turn of the loop leaves as one write.
 //!
+//! HTTP/1 goes through unchanged: no second codec stands between the head that was judged and the one that is sent, and a
+//! stream that is kept needs no OPEN.
+//!
 //! A stream that has carried [`BULK_BYTES`] makes its session its own: new streams go to another. Moving the bulk stream
 //! itself would need a hand-over between two TLS sessions in both directions, perhaps of two workers; its port is
 //! remembered instead, and the next connection to it begins with a session of its own.
@@ -50,5 +53,5 @@ pub const WINDOW: u32 = 32 * 1024;
 pub const WINDOW_MAX: u32 = 1024 * 1024;
 /// What all windows of a session may grow by.
 pub const GROWTH_MAX: u64 = 4 * 1024 * 1024;
-/// A stream that has carried this much in one direction is a bulk stream.
+/// A stream that has carried this much is a bulk stream; one of HTTP/1, since its latest exchange began.
 pub const BULK_BYTES: u64 = 1024 * 1024;

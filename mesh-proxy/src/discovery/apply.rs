@@ -62,12 +62,12 @@ pub(crate) struct Trust {
 }
 
 impl Trust {
-    /// For a connection to `expected`.
+    /// For a connection to `expected` that speaks one of these protocols.
     ///
     /// # Errors
     /// The library refused.
-    pub(crate) fn client(&self, expected: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
-        self.credentials.client_config(expected, alpn)
+    pub(crate) fn client(&self, expected: &SpiffeId, offer: &[Alpn]) -> Result<Arc<ClientConfig>, TlsError> {
+        self.credentials.client_config_for(expected, offer)
     }
 
     /// Whether a session that was made with this is as good as one that would be made with `other`: the same certificate

@@ -133,6 +133,18 @@ impl<'h> Canonical<'h> {
         Ok(Self { method, host, path, query, protocol, upgrade: None, source: Source::H2(head) })
     }
 
+    /// How long its body is, as far as it says.
+    pub(crate) fn body_bytes(&self) -> Option<u64> {
+        match self.source {
+            Source::H1(head) => match head.body() {
+                BodyLength::None => Some(0),
+                BodyLength::Exact(bytes) => Some(bytes),
+                BodyLength::Chunked | BodyLength::UntilClose => None,
+            },
+            Source::H2(_) => None,
+        }
+    }
+
     /// Whether sending the request twice has the effect of sending it once (RFC 9110, section 9.2.2).
     pub fn is_idempotent(&self) -> bool {
         matches!(self.method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE" | "TRACE")

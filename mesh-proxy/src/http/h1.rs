@@ -238,6 +238,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { link: Link::new(io, Vec::new()), exchanges: 0 }
     }
 
+    /// Takes over a part of a connection that has carried something else before.
+    pub(crate) fn kept(io: S) -> Self {
+        Self { exchanges: 1, ..Self::new(io) }
+    }
+
     /// Whether the connection can no longer be used: closed by the origin, or bytes came unasked. Asks the transport
     /// without waiting; for pools, before they hand a connection out.
     pub fn is_stale(&mut self) -> bool {

@@ -9,9 +9,8 @@
 //! connections of its own; HTTP/1 connections carry one request at a time and are shared.
 
 use super::{Call, Inbound};
-use crate::outbound::connect::{ConnectError, Opened};
+use crate::outbound::connect::{BYTES, ConnectError, Opened};
 use crate::outbound::pool::{Freshness, Lane, LaneKey, Lease, Share};
-use mesh_ca::tls::Alpn;
 use mesh_proto::policy::evaluate::Permit;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -57,6 +56,6 @@ impl<'a> App<'a> {
     /// # Errors
     /// The application does not listen.
     pub(crate) async fn tunnel(&self) -> Result<Opened, ConnectError> {
-        self.inbound.apps.open(&self.lane, Alpn::MeshTcp).await
+        self.inbound.apps.open(&self.lane, BYTES).await
     }
 }

@@ -2,10 +2,11 @@
 //! its own, by the same code.
 
 use super::handshake::Arrived;
-use super::{Inbound, Peer, begin, count, opaque, share};
+use super::{Inbound, Peer, begin, count, http, opaque, share};
 use crate::clock;
 use crate::connections::Direction;
 use crate::mux::drive::Drive;
+use crate::mux::frame::Inside;
 use crate::mux::guard::Side;
 use crate::mux::state::{Arrival, State};
 use crate::mux::stream::Stream;
@@ -127,11 +128,19 @@ fn take(
     // A stream takes of its caller's share what a connection takes.
     let Some(share) = share(inbound, peer, from) else { return transport.reset_on_close() };
     count(worker, ConnectionKind::InboundMesh);
-    let call = begin(worker, (peer.clone(), port.into_owned()), inbound.called_as(&service), Protocol::Tcp);
+    let protocol = match arrival.inside {
+        Inside::Bytes => Protocol::Tcp,
+        Inside::Http1 => Protocol::Http1,
+    };
+    let call = begin(worker, (peer.clone(), port.into_owned()), inbound.called_as(&service), protocol);
     let inbound = Rc::clone(inbound);
     streams.spawn_local(async move {
         let _places = (open, share);
         let _panic = inbound.worker.panic_guard();
-        opaque::serve(&inbound, &call, transport, Vec::new()).await;
+        // Boxed: see `caller`.
+        match arrival.inside {
+            Inside::Bytes => Box::pin(opaque::serve(&inbound, &call, transport, Vec::new())).await,
+            Inside::Http1 => Box::pin(http::serve_h1(&inbound, &call, transport, Vec::new())).await,
+        }
     });
 }

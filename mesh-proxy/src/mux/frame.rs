@@ -21,6 +21,19 @@ const RESET: u8 = 4;
 const GOAWAY: u8 = 5;
 const HERE: u8 = 6;
 
+/// Flags of OPEN.
+const ASKS: u8 = 1;
+const HTTP1: u8 = 2;
+
+/// What the bytes of a stream are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inside {
+    /// Whatever the application speaks.
+    Bytes,
+    /// HTTP/1, as on a connection that agreed on it.
+    Http1,
+}
+
 /// One frame, or a part of a DATA frame.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event<'a> {
@@ -30,6 +43,8 @@ pub enum Event<'a> {
         stream: u32,
         /// What it is for.
         name: String,
+        /// What its bytes are.
+        inside: Inside,
         /// Whether the caller asks for a sign of life.
         asks: bool,
     },
@@ -69,8 +84,9 @@ pub enum Event<'a> {
 /// Writes one frame. The payload of DATA is at most [`DATA_BYTES_MAX`], a name at most [`NAME_BYTES_MAX`].
 pub fn encode(event: &Event<'_>, out: &mut Vec<u8>) {
     match event {
-        Event::Open { stream, name, asks } => {
-            header(out, OPEN, u8::from(*asks), (*stream, name.len()));
+        Event::Open { stream, name, inside, asks } => {
+            let flags = if *asks { ASKS } else { 0 } | if *inside == Inside::Http1 { HTTP1 } else { 0 };
+            header(out, OPEN, flags, (*stream, name.len()));
             out.extend_from_slice(name.as_bytes());
         }
         Event::Data { stream, bytes } => data(*stream, bytes, Last::No, out),
@@ -187,7 +203,8 @@ impl Decoder {
         Ok(Some(match kind {
             OPEN => {
                 let name = String::from_utf8(payload.to_vec()).map_err(|_| Fault::BadFrame)?;
-                Event::Open { stream, name, asks: flags == 1 }
+                let inside = if flags & HTTP1 == 0 { Inside::Bytes } else { Inside::Http1 };
+                Event::Open { stream, name, inside, asks: flags & ASKS != 0 }
             }
             CREDIT => {
                 let amount = payload.try_into().map(u32::from_be_bytes).map_err(|_| Fault::BadFrame)?;
@@ -222,7 +239,7 @@ impl Body {
 /// Whether a header is one of the protocol.
 fn check(kind: u8, flags: u8, length: usize) -> Result<(), Fault> {
     let (flags_max, lengths) = match kind {
-        OPEN => (1, 1..=NAME_BYTES_MAX),
+        OPEN => (ASKS | HTTP1, 1..=NAME_BYTES_MAX),
         DATA => (1, 0..=DATA_BYTES_MAX),
         CREDIT => (0, 4..=4),
         RESET | GOAWAY | HERE => (0, 0..=0),

@@ -12,12 +12,13 @@
 mod entry;
 mod receive;
 
-use super::frame::{DATA_BYTES_MAX, Event, Last, data, encode};
+use super::frame::{DATA_BYTES_MAX, Event, Inside, Last, data, encode};
 use super::guard::{Guard, Side};
 use super::{GROWTH_MAX, STREAMS_MAX};
 use entry::{Entry, Far, Near};
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -62,6 +63,8 @@ pub struct Arrival {
     pub stream: u32,
     /// What it is for, as the peer says.
     pub name: String,
+    /// What its bytes are, as the peer says.
+    pub inside: Inside,
 }
 
 /// One end of a session.
@@ -69,7 +72,7 @@ pub struct Arrival {
 pub struct State {
     side: Side,
     decoder: super::frame::Decoder,
-    streams: HashMap<u32, Entry>,
+    streams: HashMap<u32, Entry, BuildHasherDefault<ByNumber>>,
     /// Streams that count: not reset, not ended in both directions.
     open: usize,
     bulk: usize,
@@ -108,7 +111,7 @@ impl State {
         Self {
             side,
             decoder: super::frame::Decoder::default(),
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             open: 0,
             bulk: 0,
             last: 0,
@@ -135,7 +138,7 @@ impl State {
     }
 
     /// Opens a stream, where there is room for one. Times are since the session began.
-    pub fn open(&mut self, name: &str, now_ns: u64) -> Option<u32> {
+    pub fn open(&mut self, name: &str, inside: Inside, now_ns: u64) -> Option<u32> {
         if !self.has_room(now_ns) || self.guard.open(now_ns).is_err() {
             return None;
         }
@@ -151,7 +154,7 @@ impl State {
         self.streams.insert(stream, Entry::new());
         self.open += 1;
         self.leaving |= stream >= STREAMS_EVER_MAX;
-        self.send(&Event::Open { stream, name: name.to_owned(), asks });
+        self.send(&Event::Open { stream, name: name.to_owned(), inside, asks });
         Some(stream)
     }
 
@@ -346,6 +349,14 @@ impl State {
         Poll::Ready(Ok(taken.len()))
     }
 
+    /// What the stream has carried so far counts no more: its owner keeps it for something else.
+    pub fn calm(&mut self, stream: u32) {
+        let Some(entry) = self.streams.get_mut(&stream) else { return };
+        if entry.calm() {
+            self.bulk = self.bulk.saturating_sub(1);
+        }
+    }
+
     /// Our direction of a stream ends after what was written.
     pub fn finish(&mut self, stream: u32) {
         let Some(entry) = self.streams.get_mut(&stream).filter(|entry| entry.near == Near::Open) else {
@@ -442,6 +453,25 @@ impl Drop for State {
     fn drop(&mut self) {
         self.budget.buffered.set(self.budget.buffered.get().saturating_sub(self.buffered));
         self.budget.grown.set(self.budget.grown.get().saturating_sub(self.grown));
+    }
+}
+
+/// Numbers of streams as hashes: they are given in order, so that no peer can make them collide.
+#[derive(Debug, Default)]
+pub struct ByNumber(u64);
+
+impl Hasher for ByNumber {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // The table looks at the highest bits and the lowest ones (Fibonacci hashing).
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
     }
 }
 

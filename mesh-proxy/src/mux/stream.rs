@@ -8,6 +8,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// What a session is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Session {
+    /// Anything more.
+    Open,
+    /// What is under way; a bulk stream has it for itself, as far as it can.
+    Bulk,
+    /// What is under way, and nothing after it.
+    Leaving,
+}
+
 /// One stream of a session.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -19,6 +30,21 @@ impl Stream {
     /// Holds a stream that was opened or has arrived.
     pub(crate) fn new(session: &Rc<RefCell<State>>, id: u32) -> Self {
         Self { session: Rc::clone(session), id }
+    }
+
+    /// What its session is good for.
+    pub(crate) fn session(&self) -> Session {
+        let session = self.session.borrow();
+        match (session.is_leaving(), session.is_bulk()) {
+            (true, _) => Session::Leaving,
+            (false, true) => Session::Bulk,
+            (false, false) => Session::Open,
+        }
+    }
+
+    /// What it has carried so far shall not be held against it.
+    pub(crate) fn calm(&self) {
+        self.session.borrow_mut().calm(self.id);
     }
 
     /// Ends both directions at once, visibly for the peer.

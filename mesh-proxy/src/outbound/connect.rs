@@ -22,6 +22,20 @@ use std::time::Duration;
 /// Most TLS configurations kept; each is some hundred bytes.
 const CONFIGURATIONS_MAX: usize = 2_048;
 
+/// What a peer may choose of.
+pub(crate) type Offer = &'static [Alpn];
+
+/// HTTP/1.
+pub(crate) const H1: Offer = &[Alpn::MeshH1];
+/// HTTP/2.
+pub(crate) const H2: Offer = &[Alpn::MeshH2];
+/// Bytes.
+pub(crate) const BYTES: Offer = &[Alpn::MeshTcp];
+/// Many streams; bytes, from a peer that has none.
+pub(crate) const STREAMS_OR_BYTES: Offer = &[Alpn::MeshMux, Alpn::MeshTcp];
+/// Many streams; HTTP/1, from a peer that has none.
+pub(crate) const STREAMS_OR_H1: Offer = &[Alpn::MeshMux, Alpn::MeshH1];
+
 /// A connection that is ready for the first byte of a request.
 #[derive(Debug)]
 pub(crate) struct Opened {
@@ -115,14 +129,14 @@ impl ConnectError {
 #[derive(Debug, Default)]
 pub(crate) struct Configurations(RefCell<(u64, ByPeer)>);
 
-type ByPeer = HashMap<(SpiffeId, Alpn), Arc<ClientConfig>>;
+type ByPeer = HashMap<(SpiffeId, Offer), Arc<ClientConfig>>;
 
 impl Configurations {
     fn client(
         &self,
         applied: &Applied,
         expected: &SpiffeId,
-        alpn: Alpn,
+        offer: Offer,
     ) -> Result<Arc<ClientConfig>, TlsError> {
         let mut kept = self.0.borrow_mut();
         let (generation, by_peer) = &mut *kept;
@@ -130,11 +144,11 @@ impl Configurations {
             by_peer.clear();
             *generation = applied.generation;
         }
-        if let Some(config) = by_peer.get(&(expected.clone(), alpn)) {
+        if let Some(config) = by_peer.get(&(expected.clone(), offer)) {
             return Ok(Arc::clone(config));
         }
-        let config = applied.trust.client(expected, alpn)?;
-        by_peer.insert((expected.clone(), alpn), Arc::clone(&config));
+        let config = applied.trust.client(expected, offer)?;
+        by_peer.insert((expected.clone(), offer), Arc::clone(&config));
         Ok(config)
     }
 }
@@ -147,7 +161,7 @@ pub(crate) async fn open(
     worker: &Worker,
     configurations: &Configurations,
     key: &LaneKey,
-    alpn: Alpn,
+    offer: Offer,
 ) -> Result<Opened, ConnectError> {
     let endpoint = key.address;
     let applied = worker.applied();
@@ -159,7 +173,7 @@ pub(crate) async fn open(
         }
         (Some(expected), Some((service, port))) => {
             let name = server_name(*port, service, &applied.trust.domain)?;
-            Some((configurations.client(&applied, expected, alpn)?, name))
+            Some((configurations.client(&applied, expected, offer)?, name))
         }
         _ => None,
     };

@@ -5,8 +5,9 @@ mod h2;
 pub(crate) use h2::serve_h2;
 
 use super::attempt::{Attempts, InFlight};
+use super::connect::ConnectError;
 use super::opaque::log;
-use super::pool::{Freshness, Lane};
+use super::pool::{Freshness, Lane, Lease, SHARED_BYTES_MAX};
 use super::renewal::may_stay;
 use super::resolve;
 use super::tell::Told;
@@ -138,7 +139,7 @@ async fn attempt_h1(
         let Some(lane) = again.take().or_else(|| attempts.next(&route, &outbound.worker.random, now)) else {
             return last;
         };
-        let mut lease = match outbound.lanes.lease(&lane, freshness).await {
+        let mut lease = match lease(outbound, &lane, request, freshness).await {
             Ok(lease) => lease,
             Err(error) => {
                 log(&error, &route);
@@ -164,6 +165,7 @@ async fn attempt_h1(
             None => {
                 in_flight.answered(clock::now());
                 outbound.learn(&route, Seen::Http);
+                lane.has_answered(meter.request_bytes.saturating_add(meter.response_bytes));
                 if outcome.reusable {
                     lease.give_back();
                 }
@@ -185,6 +187,21 @@ async fn attempt_h1(
             }
         }
     }
+}
+
+/// A connection for one exchange, or a stream; a new one and one of its own after another has failed.
+async fn lease(
+    outbound: &Outbound,
+    lane: &Rc<Lane>,
+    request: &Canonical<'_>,
+    freshness: Freshness,
+) -> Result<Lease, ConnectError> {
+    let is_small =
+        request.upgrade.is_none() && request.body_bytes().is_some_and(|bytes| bytes <= SHARED_BYTES_MAX);
+    if freshness == Freshness::New || !is_small {
+        return outbound.lanes.lease(lane, freshness).await;
+    }
+    outbound.sessions.lease(&outbound.lanes, lane).await
 }
 
 fn origin(lane: &Lane) -> Origin {

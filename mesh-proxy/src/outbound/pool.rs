@@ -1,15 +1,17 @@
 //! Connections to endpoints, kept for the next request, and what is known of each endpoint's load.
 //!
 //! A [`Lane`] is one endpoint of one service port as this worker sees it; the called side uses the same for its own
-//! application. HTTP/1 connections are borrowed one request at a time, most recently used first; HTTP/2 connections are
-//! shared by streams. Never retries and never chooses an endpoint.
+//! application. HTTP/1 connections and streams are borrowed one request at a time, most recently used first; HTTP/2
+//! connections are shared by streams. Never retries and never chooses an endpoint.
 //!
 //! # Why
 //! Last in, first out keeps few connections warm and lets the others reach their idle time. The idle time is shorter than
 //! the one the peer was seen to close after, so that a request does not meet a closing connection. Connections are capped
 //! for each endpoint with a bounded wait: without a cap, Linkerd measured 24,631 descriptors and 794 MB.
 
-use super::connect::{self, Configurations, ConnectError};
+mod kept;
+
+use super::connect::{self, Configurations, ConnectError, Offer};
 use super::renewal::{self, Renewals, may_stay};
 use crate::balance::ewma::PeakEwma;
 use crate::clock;
@@ -19,7 +21,7 @@ use crate::http::h1::Client;
 use crate::http::h2pump::{self, Upstream};
 use crate::transport::{TlsFacts, Transport};
 use crate::worker::Worker;
-use mesh_ca::tls::Alpn;
+use kept::{Idle, Kept};
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::name::{InstanceName, Port, ServiceRef};
@@ -51,6 +53,14 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const BULKY_BYTES: u64 = 4 * 1024 * 1024;
 /// How many connections after it get a session of their own on the strength of that.
 const BULKY_NEXT: u8 = 2;
+/// Bodies of one HTTP/1 exchange that still share a session: one TLS record.
+pub(crate) const SHARED_BYTES_MAX: u64 = 16 * 1024;
+/// How many exchanges after a larger one have a connection of their own on the strength of that.
+const LARGE_NEXT: u8 = 2;
+/// HTTP/1 exchanges under way at once from which on streams cost less than connections.
+const CROWD: usize = 8;
+/// How many exchanges after that are streams, too, however few there are for a moment.
+const CROWD_NEXT: u8 = 64;
 /// A lane that nobody routes to is forgotten.
 const LANES_MAX: usize = 16_384;
 /// Callers that have a lane of their own to the workload; the others share one. With 16 HTTP/2 connections each they come to
@@ -91,28 +101,17 @@ pub(crate) struct Lane {
     pub(crate) key: LaneKey,
     /// How loaded it is.
     pub(crate) load: PeakEwma,
-    idle: RefCell<Vec<Idle>>,
+    kept: Kept,
     places: Arc<Semaphore>,
-    /// The shortest idle time after which the peer was found to have closed.
-    learned: Cell<Option<Duration>>,
     streams: RefCell<Vec<Rc<Shared>>>,
     opening: Semaphore,
     /// Opaque connections that shall have a session of their own, because the last ones carried much.
     bulky: Cell<u8>,
+    /// HTTP/1 exchanges that shall have a connection of their own, because the last ones carried much.
+    large: Cell<u8>,
+    /// HTTP/1 exchanges that shall be streams, because not long ago so many were under way at once that it paid.
+    crowd: Cell<u8>,
     identity_text: Option<Arc<str>>,
-}
-
-/// A connection that waits for its next request.
-struct Idle {
-    client: Client<Transport>,
-    peer: Option<Rc<PeerIdentity>>,
-    since: Instant,
-}
-
-impl std::fmt::Debug for Idle {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Idle").field("since", &self.since).finish_non_exhaustive()
-    }
 }
 
 /// An HTTP/2 connection that streams share.
@@ -195,18 +194,26 @@ impl Lanes {
     /// See [`ConnectError`].
     pub(crate) async fn lease(&self, lane: &Rc<Lane>, freshness: Freshness) -> Result<Lease, ConnectError> {
         let place = lane.place().await?;
+        self.lease_in(place, lane, freshness).await
+    }
+
+    /// As [`Self::lease`], at a place that was taken.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub(super) async fn lease_in(
+        &self,
+        place: OwnedSemaphorePermit,
+        lane: &Rc<Lane>,
+        freshness: Freshness,
+    ) -> Result<Lease, ConnectError> {
         if freshness == Freshness::KeptIsFine
-            && let Some(Idle { client, peer, .. }) = lane.take_idle(clock::now())
+            && let Some(idle) = lane.kept.take_own(clock::now(), lane.idle_max())
         {
-            return Ok(Lease { client, peer, lane: Rc::clone(lane), _place: place });
+            return Ok(Lease::kept(idle, lane, place));
         }
-        let opened = self.open(lane, Alpn::MeshH1).await?;
-        Ok(Lease {
-            client: Client::new(opened.transport),
-            peer: opened.peer,
-            lane: Rc::clone(lane),
-            _place: place,
-        })
+        let opened = self.open(lane, connect::H1).await?;
+        Ok(Lease::opened(opened, lane, place))
     }
 
     /// A stream's place on an HTTP/2 connection to the endpoint: a shared one, or a new one.
@@ -224,7 +231,7 @@ impl Lanes {
         if let Some(share) = lane.shared() {
             return Ok(share);
         }
-        let opened = self.open(lane, Alpn::MeshH2).await?;
+        let opened = self.open(lane, connect::H2).await?;
         let (tell, told) = oneshot::channel();
         let driving = drive(Rc::clone(&self.worker), Rc::clone(lane), opened, tell);
         self.worker.tasks.spawn_local(driving);
@@ -241,8 +248,8 @@ impl Lanes {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub(crate) async fn open(&self, lane: &Lane, alpn: Alpn) -> Result<connect::Opened, ConnectError> {
-        Box::pin(self.connect(&lane.key, alpn)).await
+    pub(crate) async fn open(&self, lane: &Lane, offer: Offer) -> Result<connect::Opened, ConnectError> {
+        Box::pin(self.connect(&lane.key, offer)).await
     }
 
     /// A new connection; what the peer has shown counts for others of its connections, and this one is proven anew when its
@@ -250,10 +257,10 @@ impl Lanes {
     ///
     /// # Errors
     /// See [`ConnectError`].
-    pub(super) async fn connect(&self, key: &LaneKey, alpn: Alpn) -> Result<connect::Opened, ConnectError> {
+    pub(super) async fn connect(&self, key: &LaneKey, offer: Offer) -> Result<connect::Opened, ConnectError> {
         // What the handshake is made with: nothing is awaited in between.
         let own_end = self.worker.applied().trust.not_after;
-        let opened = connect::open(&self.worker, &self.configurations, key, alpn).await?;
+        let opened = connect::open(&self.worker, &self.configurations, key, offer).await?;
         if let Some(peer) = &opened.peer {
             self.worker.standing.proven(peer, clock::wall());
             self.renewals.opened(key, peer, own_end, renewal::wait(&self.worker));
@@ -270,22 +277,18 @@ impl Lanes {
     pub(crate) fn sweep(&self, applied: &Applied, now: Instant) {
         let lanes: Vec<Rc<Lane>> = self.by_key.borrow().values().cloned().collect();
         for lane in lanes {
-            let idle_max = lane.idle_max();
-            lane.idle.borrow_mut().retain(|idle| {
-                now.saturating_duration_since(idle.since) < idle_max
-                    && is_believed(idle.peer.as_deref(), applied)
-            });
+            lane.kept.sweep(applied, now, lane.idle_max());
         }
         // Lanes that only this map knows: the destination is gone, or its port changed.
         self.by_key.borrow_mut().retain(|_, lane| {
-            Rc::strong_count(lane) > 1 || !lane.idle.borrow().is_empty() || !lane.streams.borrow().is_empty()
+            Rc::strong_count(lane) > 1 || !lane.kept.is_empty() || !lane.streams.borrow().is_empty()
         });
     }
 
     /// Closes all idle connections, at shutdown.
     pub(crate) fn close_idle(&self) {
         for lane in self.by_key.borrow().values() {
-            lane.idle.borrow_mut().clear();
+            lane.kept.clear();
         }
     }
 }
@@ -373,12 +376,13 @@ impl Lane {
             identity_text: key.identity.as_ref().map(|id| id.as_str().into()),
             key,
             load: PeakEwma::new(),
-            idle: RefCell::default(),
+            kept: Kept::default(),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-            learned: Cell::new(None),
             streams: RefCell::default(),
             opening: Semaphore::new(1),
             bulky: Cell::new(0),
+            large: Cell::new(0),
+            crowd: Cell::new(0),
         }
     }
 
@@ -403,7 +407,13 @@ impl Lane {
         self.bulky.set(next);
     }
 
-    async fn place(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
+    /// An HTTP/1 exchange has carried so many bytes of bodies.
+    pub(crate) fn has_answered(&self, bytes: u64) {
+        let next = if bytes > SHARED_BYTES_MAX { LARGE_NEXT } else { self.large.get().saturating_sub(1) };
+        self.large.set(next);
+    }
+
+    pub(super) async fn place(&self) -> Result<OwnedSemaphorePermit, ConnectError> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Ok(place);
         }
@@ -414,28 +424,28 @@ impl Lane {
         }
     }
 
-    /// The most recently used connection that is still open. What the peer closed meanwhile teaches its idle time.
-    fn take_idle(&self, now: Instant) -> Option<Idle> {
-        loop {
-            let mut idle = self.idle.borrow_mut().pop()?;
-            let age = now.saturating_duration_since(idle.since);
-            if age >= self.idle_max() {
-                continue;
-            }
-            if !idle.client.is_stale() {
-                return Some(idle);
-            }
-            // Much shorter is a restart, not an idle time.
-            if age > Duration::from_millis(500) && self.learned.get().is_none_or(|learned| age < learned) {
-                self.learned.set(Some(age));
-            }
+    /// Whether the next HTTP/1 exchange shall be a stream of a session: small, and one of many. Asked once for each, when
+    /// its place was taken.
+    pub(super) fn shares(&self) -> bool {
+        let under_way = CONNECTIONS_MAX.saturating_sub(self.places.available_permits());
+        let crowd = if under_way >= CROWD { CROWD_NEXT } else { self.crowd.get().saturating_sub(1) };
+        self.crowd.set(crowd);
+        crowd > 0 && self.large.get() == 0
+    }
+
+    /// A stream that was kept.
+    pub(super) fn kept_stream(
+        self: &Rc<Self>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Lease, OwnedSemaphorePermit> {
+        match self.kept.take_stream() {
+            Some(idle) => Ok(Lease::kept(idle, self, place)),
+            None => Err(place),
         }
     }
 
     fn idle_max(&self) -> Duration {
-        let own = if self.key.identity.is_some() { MESH_IDLE } else { PLAIN_IDLE };
-        // Four fifths: the peer's clock began a moment before ours.
-        self.learned.get().map_or(own, |learned| own.min(learned.saturating_mul(4) / 5))
+        if self.key.identity.is_some() { MESH_IDLE } else { PLAIN_IDLE }
     }
 
     fn shared(&self) -> Option<Share> {
@@ -454,10 +464,24 @@ impl Lane {
 }
 
 impl Lease {
+    fn kept(idle: Idle, lane: &Rc<Lane>, place: OwnedSemaphorePermit) -> Self {
+        Self { client: idle.client, peer: idle.peer, lane: Rc::clone(lane), _place: place }
+    }
+
+    /// What was opened for it, or for many.
+    pub(super) fn opened(opened: connect::Opened, lane: &Rc<Lane>, place: OwnedSemaphorePermit) -> Self {
+        let client = match &opened.transport {
+            // The session may have ended unseen, as a connection that was kept.
+            Transport::Shared { .. } => Client::kept(opened.transport),
+            Transport::Plain(_) | Transport::Mesh(_) => Client::new(opened.transport),
+        };
+        Self { client, peer: opened.peer, lane: Rc::clone(lane), _place: place }
+    }
+
     /// Keeps the connection for the next request.
     pub(crate) fn give_back(self) {
         let Self { client, peer, lane, .. } = self;
-        lane.idle.borrow_mut().push(Idle { client, peer, since: clock::now() });
+        lane.kept.keep(Idle { client, peer, since: clock::now() });
     }
 
     /// What the handshake agreed on.

@@ -11,7 +11,7 @@
 //! endpoints are called again before that, and before half of the grace is over, so that it can fail and be tried again.
 //! It is a connection for HTTP that sends no request: the called side reaches the application for none of these.
 
-use super::connect::ConnectError;
+use super::connect::{self, ConnectError};
 use super::drained;
 use super::pool::{LaneKey, Lanes, is_believed};
 use crate::clock;
@@ -20,7 +20,6 @@ use crate::refusal::Refusal;
 use crate::standing::{Ended, Standing};
 use crate::transport::HANDSHAKE_TIMEOUT;
 use crate::worker::Worker;
-use mesh_ca::tls::Alpn;
 use mesh_ca::verify::PeerIdentity;
 use mesh_proto::identity::SpiffeId;
 use std::cell::{Cell, RefCell};
@@ -249,7 +248,7 @@ async fn prove(attempt: Attempt, key: LaneKey) {
 /// One handshake. It is taken by the peer when the peer closes in good order what we have closed: in TLS 1.3 a refusal of
 /// our certificate comes after the end of the handshake.
 async fn handshake(lanes: &Lanes, key: &LaneKey) -> Result<(), ConnectError> {
-    let mut opened = lanes.connect(key, Alpn::MeshH1).await?;
+    let mut opened = lanes.connect(key, connect::H1).await?;
     let closing = async {
         opened.transport.shutdown().await?;
         match opened.transport.read(&mut [0]).await? {

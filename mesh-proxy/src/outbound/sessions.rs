@@ -1,8 +1,12 @@
-//! Sessions to other proxies that opaque connections share: a stream for each, instead of a handshake.
+//! Sessions to other proxies that opaque connections and HTTP/1 exchanges share: a stream for each, instead of a handshake
+//! or a connection.
 //!
 //! One worker of one proxy has one source identity, so its sessions never serve two. A session leads to one endpoint that
 //! has proved one identity; which service and port of it is meant is said for each stream, as SNI says it for a connection
 //! of its own. A peer that does not know `mesh-mux` gets such connections, as before.
+//!
+//! A stream of HTTP/1 carries the same bytes as a connection would, is kept for the next exchange of its lane (see
+//! `pool`), and is judged by the called side as HTTP, request by request.
 //!
 //! # Why
 //! CPU of both proxies (`cargo xtask bench --quick`, two cores at load 12, one run): a new TCP connection 127 µs, where
@@ -10,17 +14,27 @@
 //! 17 µs (Envoy 50, relays 29), over one 63 µs (Envoy 66). Bulk is no better than over a connection of its own (up 1.06 of
 //! Envoy, down 0.83), which is why it gets one.
 //!
+//! HTTP/1 costs a system call for each message on a connection of its own; as streams, what many exchanges send in one turn
+//! leaves as one. CPU of both proxies as a share of pooled connections' (`cargo xtask bench --only http1 --beside
+//! before=…`, medians of three rounds in turn, two cores at loads of 10 to 20): GET over 64 connections 0.54 and 0.42 (0.13
+//! of Envoy), over 128 0.28, over 8 0.83 and 0.73, POST of 1 KiB over 32 0.70; system calls for each request and proxy 2.1
+//! instead of 4.2. But 1.20 over 4 and 1.39 over a single one, where there is little to gather and each message passes
+//! two tasks more, and 1.66 for bodies of 64 KiB, which are copied once more and wait for credit. So `pool` gives streams
+//! to small exchanges of which many are under way, and connections to all others: to large bodies, to upgrades, and to
+//! what is tried again after a failure.
+//!
 //! Few sessions carry better than many: what all streams write in one turn of the loop leaves as one record. So a session
 //! is filled before the next is opened.
 
-use super::connect::{ConnectError, Opened};
-use super::pool::{Lane, Lanes, MESH_IDLE, WAIT_MAX, is_believed};
+use super::connect::{BYTES, ConnectError, Opened, STREAMS_OR_BYTES, STREAMS_OR_H1};
+use super::pool::{Freshness, Lane, Lanes, Lease, MESH_IDLE, WAIT_MAX, is_believed};
 use crate::Multiplexing;
 use crate::clock;
 use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::discovery::apply::Trust;
 use crate::mux::drive::{Drive, End};
+use crate::mux::frame::Inside;
 use crate::mux::guard::Side;
 use crate::mux::state::{Budget, State};
 use crate::mux::stream::Stream;
@@ -89,37 +103,77 @@ impl Sessions {
     /// # Errors
     /// See [`ConnectError`].
     pub(crate) async fn open(&self, lanes: &Lanes, lane: &Lane) -> Result<Opened, ConnectError> {
+        if !lane.is_bulky()
+            && let Some(opened) = self.stream(lanes, lane, Inside::Bytes).await?
+        {
+            return Ok(opened);
+        }
+        lanes.open(lane, BYTES).await
+    }
+
+    /// A place for one HTTP/1 request: a stream where that pays, else a connection of its own.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub(crate) async fn lease(&self, lanes: &Lanes, lane: &Rc<Lane>) -> Result<Lease, ConnectError> {
+        let place = lane.place().await?;
+        if !lane.shares() {
+            return lanes.lease_in(place, lane, Freshness::KeptIsFine).await;
+        }
+        let place = match lane.kept_stream(place) {
+            Ok(lease) => return Ok(lease),
+            Err(place) => place,
+        };
+        // Boxed: see `Lanes::open`.
+        match Box::pin(self.stream(lanes, lane, Inside::Http1)).await? {
+            Some(opened) => Ok(Lease::opened(opened, lane, place)),
+            None => lanes.lease_in(place, lane, Freshness::KeptIsFine).await,
+        }
+    }
+
+    /// A stream, or what the peer has agreed to instead when it was asked for a session; `None` where no session is to be
+    /// had.
+    async fn stream(
+        &self,
+        lanes: &Lanes,
+        lane: &Lane,
+        inside: Inside,
+    ) -> Result<Option<Opened>, ConnectError> {
         let worker = lanes.worker();
         let (Some(identity), Some((service, port))) = (&lane.key.identity, &lane.key.name) else {
-            return lanes.open(lane, Alpn::MeshTcp).await;
+            return Ok(None);
         };
-        if worker.facts.multiplexing == Multiplexing::Off || lane.is_bulky() {
-            return lanes.open(lane, Alpn::MeshTcp).await;
+        if worker.facts.multiplexing == Multiplexing::Off {
+            return Ok(None);
         }
         let began = clock::now();
         let group = self.group((lane.key.address, identity.clone()));
         if group.is_plain(began) {
-            return lanes.open(lane, Alpn::MeshTcp).await;
+            return Ok(None);
         }
         let applied = worker.applied();
         let name = server_name(*port, service, &applied.trust.domain)?;
-        if let Some(stream) = group.stream(&name.to_str(), &applied, began) {
-            return Ok(stream);
+        let asked = (&*name.to_str(), inside);
+        if let Some(stream) = group.stream(asked, &applied, began) {
+            return Ok(Some(stream));
         }
         let opening = tokio::time::timeout(WAIT_MAX, group.opening.acquire()).await;
         let _opening = opening.map_err(|_| ConnectError::Busy { endpoint: lane.key.address })?;
-        if let Some(stream) = group.stream(&name.to_str(), &worker.applied(), clock::now()) {
-            return Ok(stream);
+        if let Some(stream) = group.stream(asked, &worker.applied(), clock::now()) {
+            return Ok(Some(stream));
         }
         // What failed for another while this one waited is not tried one by one.
         let failed_meanwhile = group.failed.get().is_some_and(|at| at >= began);
         if failed_meanwhile || group.is_plain(clock::now()) || group.sessions.borrow().len() >= SESSIONS_MAX {
-            drop(_opening);
-            return lanes.open(lane, Alpn::MeshTcp).await;
+            return Ok(None);
         }
         // What the handshake is made with: nothing is awaited in between.
         let applied = worker.applied();
-        let opened = lanes.open(lane, Alpn::MeshMux).await;
+        let offer = match inside {
+            Inside::Bytes => STREAMS_OR_BYTES,
+            Inside::Http1 => STREAMS_OR_H1,
+        };
+        let opened = lanes.open(lane, offer).await;
         let opened = opened.inspect_err(|_| group.failed.set(Some(clock::now())))?;
         let tls = opened.transport.tls_facts();
         match opened {
@@ -130,13 +184,13 @@ impl Sessions {
                 let session = Rc::new(Session { state, began, peer, tls, trust });
                 group.sessions.borrow_mut().push(Rc::clone(&session));
                 // A change that came during the handshake is seen by the driver's first look.
-                let stream = session.stream(&name.to_str(), began);
+                let stream = session.stream(asked, began);
                 worker.tasks.spawn_local(drive(Rc::clone(worker), Rc::clone(&group), session, io));
-                stream.ok_or(ConnectError::Busy { endpoint: lane.key.address })
+                stream.map(Some).ok_or(ConnectError::Busy { endpoint: lane.key.address })
             }
             opened => {
                 group.plain.set(Some(clock::now()));
-                Ok(opened)
+                Ok(Some(opened))
             }
         }
     }
@@ -166,10 +220,10 @@ impl Group {
     }
 
     /// A stream of one of the sessions.
-    fn stream(&self, name: &str, applied: &Applied, now: Instant) -> Option<Opened> {
+    fn stream(&self, asked: (&str, Inside), applied: &Applied, now: Instant) -> Option<Opened> {
         let sessions = self.sessions.borrow();
         let mut usable = sessions.iter().filter(|session| session.is_usable(applied));
-        usable.find_map(|session| session.stream(name, now))
+        usable.find_map(|session| session.stream(asked, now))
     }
 }
 
@@ -198,13 +252,13 @@ impl Session {
         is_current
     }
 
-    fn stream(&self, name: &str, now: Instant) -> Option<Opened> {
+    fn stream(&self, (name, inside): (&str, Inside), now: Instant) -> Option<Opened> {
         let now_ns = u64::try_from(now.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.state.borrow_mut();
         if state.is_bulk() {
             return None;
         }
-        let id = state.open(name, now_ns)?;
+        let id = state.open(name, inside, now_ns)?;
         let transport = Transport::Shared { stream: Stream::new(&self.state, id), tls: self.tls };
         Some(Opened { transport, peer: Some(Rc::clone(&self.peer)), alpn: Some(Alpn::MeshMux) })
     }

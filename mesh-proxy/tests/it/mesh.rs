@@ -10,6 +10,7 @@ mod mux;
 mod peers;
 mod requests;
 mod standing;
+mod streams;
 mod tcp;
 mod traces;
 mod world;

@@ -32,8 +32,18 @@ fn raw(kind: u8, flags: u8, length: u16, stream: u32, payload: &[u8]) -> Vec<u8>
 fn each_frame_has_one_form() {
     let name = "80.api.default.mesh.local".to_owned();
     let cases = [
-        (Event::Open { stream: 1, name: "a.b".to_owned(), asks: false }, raw(1, 0, 3, 1, b"a.b")),
-        (Event::Open { stream: 1, name: name.clone(), asks: true }, raw(1, 1, 25, 1, name.as_bytes())),
+        (
+            Event::Open { stream: 1, name: "a.b".to_owned(), inside: Inside::Bytes, asks: false },
+            raw(1, 0, 3, 1, b"a.b"),
+        ),
+        (
+            Event::Open { stream: 1, name: name.clone(), inside: Inside::Bytes, asks: true },
+            raw(1, 1, 25, 1, name.as_bytes()),
+        ),
+        (
+            Event::Open { stream: 2, name: name.clone(), inside: Inside::Http1, asks: true },
+            raw(1, 3, 25, 2, name.as_bytes()),
+        ),
         (Event::Data { stream: 7, bytes: b"hi" }, raw(2, 0, 2, 7, b"hi")),
         (Event::End { stream: 7 }, raw(2, 1, 0, 7, b"")),
         (Event::Credit { stream: 7, amount: 0x0102_0304 }, raw(3, 0, 4, 7, &[1, 2, 3, 4])),
@@ -56,7 +66,7 @@ fn what_the_protocol_does_not_define_is_a_fault() {
         (raw(0, 0, 0, 1, b""), Fault::UnknownFrame),
         (raw(7, 0, 0, 1, b""), Fault::UnknownFrame),
         (raw(255, 0, 0, 1, b""), Fault::UnknownFrame),
-        (raw(1, 2, 3, 1, b"a.b"), Fault::BadFrame),
+        (raw(1, 4, 3, 1, b"a.b"), Fault::BadFrame),
         (raw(1, 0, 0, 1, b""), Fault::BadFrame),
         (raw(1, 0, 254, 1, &[b'a'; 254]), Fault::BadFrame),
         (raw(1, 0, 2, 1, &[0xff, 0xfe]), Fault::BadFrame),
@@ -89,15 +99,16 @@ fn a_frame_that_is_not_whole_is_waited_for() {
 
 #[derive(Clone, Debug)]
 enum Sent {
-    Open(u32, String, bool),
+    Open(u32, String, Inside, bool),
     Data(u32, Vec<u8>, bool),
     Other(Event<'static>),
 }
 
 fn sent() -> impl Strategy<Value = Sent> {
     prop_oneof![
-        (any::<u32>(), "[a-z0-9.]{1,60}", any::<bool>())
-            .prop_map(|(id, name, asks)| Sent::Open(id, name, asks)),
+        (any::<u32>(), "[a-z0-9.]{1,60}", any::<bool>(), any::<bool>()).prop_map(|(id, name, http, asks)| {
+            Sent::Open(id, name, if http { Inside::Http1 } else { Inside::Bytes }, asks)
+        }),
         (any::<u32>(), vec(any::<u8>(), 1..300), any::<bool>())
             .prop_map(|(id, bytes, last)| Sent::Data(id, bytes, last)),
         (any::<u32>(), any::<u32>())
@@ -118,8 +129,8 @@ proptest! {
         let mut expected: Vec<(String, Vec<u8>)> = Vec::new();
         for one in &all {
             match one {
-                Sent::Open(stream, name, asks) => {
-                    let event = Event::Open { stream: *stream, name: name.clone(), asks: *asks };
+                Sent::Open(stream, name, inside, asks) => {
+                    let event = Event::Open { stream: *stream, name: name.clone(), inside: *inside, asks: *asks };
                     encode(&event, &mut out);
                     expected.push((format!("{event:?}"), vec![]));
                 }

@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) credit: u32,
     received: u64,
     sent: u64,
+    /// What had been carried in both directions when it was last calm.
+    calm_at: u64,
     pub(super) reader: Option<Waker>,
     pub(super) writer: Option<Waker>,
 }
@@ -68,6 +70,7 @@ impl Entry {
             credit: WINDOW,
             received: 0,
             sent: 0,
+            calm_at: 0,
             reader: None,
             writer: None,
         }
@@ -160,8 +163,18 @@ impl Entry {
 
     /// Whether it became a bulk stream just now.
     pub(super) fn becomes_bulk(&mut self) -> bool {
-        let is_bulk = self.sent.max(self.received) >= BULK_BYTES;
+        let is_bulk = self.carried().saturating_sub(self.calm_at) >= BULK_BYTES;
         is_bulk && !std::mem::replace(&mut self.bulk, true)
+    }
+
+    /// What was carried so far does not make it a bulk stream any more; whether it was one.
+    pub(super) fn calm(&mut self) -> bool {
+        self.calm_at = self.carried();
+        std::mem::replace(&mut self.bulk, false)
+    }
+
+    fn carried(&self) -> u64 {
+        self.sent.saturating_add(self.received)
     }
 
     pub(super) fn is_bulk(&self) -> bool {

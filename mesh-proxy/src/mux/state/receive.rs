@@ -2,7 +2,7 @@
 
 use super::entry::{Entry, Far, Near};
 use super::{Arrival, GATHER_MAX, State};
-use crate::mux::frame::{CREDIT_MIN, Event};
+use crate::mux::frame::{CREDIT_MIN, Event, Inside};
 use crate::mux::guard::{Fault, Side};
 use crate::mux::{STREAMS_MAX, WINDOW_MAX};
 use std::task::Waker;
@@ -38,8 +38,8 @@ impl State {
 
     fn take(&mut self, event: Event<'_>) -> Result<(), Fault> {
         match event {
-            Event::Open { stream, name, asks } if self.side == Side::Called => {
-                self.opened(stream, name)?;
+            Event::Open { stream, name, inside, asks } if self.side == Side::Called => {
+                self.opened(stream, name, inside)?;
                 if asks {
                     self.send(&Event::Here);
                 }
@@ -84,7 +84,7 @@ impl State {
         }
     }
 
-    fn opened(&mut self, stream: u32, name: String) -> Result<(), Fault> {
+    fn opened(&mut self, stream: u32, name: String, inside: Inside) -> Result<(), Fault> {
         if self.last.checked_add(1) != Some(stream) {
             return Err(Fault::BadStream);
         }
@@ -104,7 +104,7 @@ impl State {
         if self.late == 0 || self.budget.buffered() > BUFFERED_MAX {
             self.reset(stream);
         } else {
-            self.arrived.push_back(Arrival { stream, name });
+            self.arrived.push_back(Arrival { stream, name, inside });
         }
         Ok(())
     }

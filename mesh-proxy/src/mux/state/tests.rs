@@ -1,4 +1,5 @@
 use super::*;
+use crate::mux::frame::Inside;
 use crate::mux::guard::Fault;
 use crate::mux::{BULK_BYTES, WINDOW, WINDOW_MAX};
 
@@ -30,7 +31,7 @@ impl Pair {
 
     /// A stream that both ends hold.
     fn stream(&mut self) -> u32 {
-        let stream = self.caller.open(NAME, self.now_ns).expect("room for a stream");
+        let stream = self.caller.open(NAME, Inside::Bytes, self.now_ns).expect("room for a stream");
         self.carry();
         let arrival = self.called.arrival().expect("an arrival");
         assert_eq!((arrival.stream, arrival.name.as_str()), (stream, NAME));
@@ -220,13 +221,13 @@ fn a_session_that_leaves_ends_what_it_has_and_begins_nothing() {
     let mut pair = Pair::new();
     let stream = pair.stream();
     // This one crosses with the farewell.
-    let late = pair.caller.open(NAME, 0).unwrap();
+    let late = pair.caller.open(NAME, Inside::Bytes, 0).unwrap();
     write(&mut pair.caller, late, b"early bytes");
     pair.called.leave();
     pair.carry();
     assert_eq!(pair.called.arrival().unwrap().stream, late, "what was under way is taken");
     assert_eq!(read(&mut pair.called, late).unwrap(), b"early bytes");
-    assert!(pair.caller.open(NAME, 0).is_none(), "it was told");
+    assert!(pair.caller.open(NAME, Inside::Bytes, 0).is_none(), "it was told");
     write(&mut pair.caller, stream, b"goes on");
     pair.carry();
     assert_eq!(read(&mut pair.called, stream).unwrap(), b"goes on");
@@ -254,12 +255,12 @@ fn a_silent_session_is_asked_and_not_used_until_it_answers() {
     let mut pair = Pair::new();
     pair.stream();
     pair.now_ns = 5 * SECOND;
-    assert!(pair.caller.open(NAME, pair.now_ns).is_some(), "asks");
-    assert!(pair.caller.open(NAME, pair.now_ns).is_some(), "may still answer");
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_some(), "asks");
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_some(), "may still answer");
     pair.now_ns += 2 * SECOND;
-    assert!(pair.caller.open(NAME, pair.now_ns).is_none());
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_none());
     pair.carry();
-    assert!(pair.caller.open(NAME, pair.now_ns).is_some(), "it answered");
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_some(), "it answered");
 }
 
 #[test]
@@ -267,7 +268,7 @@ fn our_own_calling_side_stops_before_the_other_must() {
     let mut pair = Pair::new();
     // As fast as the clock allows, each given up before an answer.
     let mut opened = 0;
-    while let Some(stream) = pair.caller.open(NAME, pair.now_ns) {
+    while let Some(stream) = pair.caller.open(NAME, Inside::Bytes, pair.now_ns) {
         pair.caller.release(stream);
         pair.carry();
         opened += 1;
@@ -275,18 +276,18 @@ fn our_own_calling_side_stops_before_the_other_must() {
     }
     assert!(pair.called.arrival().is_none(), "all were given up");
     pair.now_ns += 60 * SECOND;
-    assert!(pair.caller.open(NAME, pair.now_ns).is_some(), "later there is room again");
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_some(), "later there is room again");
     for _ in 1..STREAMS_MAX {
-        assert!(pair.caller.open(NAME, pair.now_ns).is_some());
+        assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_some());
     }
-    assert!(pair.caller.open(NAME, pair.now_ns).is_none(), "all streams are in use");
+    assert!(pair.caller.open(NAME, Inside::Bytes, pair.now_ns).is_none(), "all streams are in use");
     pair.carry();
 }
 
 type Frames = Vec<u8>;
 
 fn open(stream: u32, out: &mut Frames) {
-    encode(&Event::Open { stream, name: NAME.to_owned(), asks: false }, out);
+    encode(&Event::Open { stream, name: NAME.to_owned(), inside: Inside::Bytes, asks: false }, out);
 }
 
 /// What a caller sends after its first OPEN, and which rule it breaks.
@@ -344,7 +345,10 @@ fn a_caller_who_is_answered_and_opens_too_fast_loses_the_session() {
     let mut frames = Vec::new();
     let result = (1..20_000).try_for_each(|stream| {
         frames.clear();
-        encode(&Event::Open { stream, name: NAME.to_owned(), asks: false }, &mut frames);
+        encode(
+            &Event::Open { stream, name: NAME.to_owned(), inside: Inside::Bytes, asks: false },
+            &mut frames,
+        );
         encode(&Event::End { stream }, &mut frames);
         called.receive(&frames, 0)?;
         let arrival = called.arrival().unwrap();
@@ -364,7 +368,7 @@ fn a_caller_who_does_not_read_what_it_asks_for_loses_the_session() {
     // Each is refused, and the refusals pile up.
     let result = (1..).try_for_each(|stream| {
         frames.clear();
-        encode(&Event::Open { stream, name: "a".to_owned(), asks: true }, &mut frames);
+        encode(&Event::Open { stream, name: "a".to_owned(), inside: Inside::Bytes, asks: true }, &mut frames);
         called.receive(&frames, u64::from(stream) * SECOND)?;
         called.arrival().unwrap();
         called.reset(stream);
@@ -381,7 +385,10 @@ fn a_caller_who_does_not_hear_the_farewell_is_refused_in_the_end() {
     let mut frames = Vec::new();
     let taken = (1..1_000_u32).take_while(|stream| {
         frames.clear();
-        encode(&Event::Open { stream: *stream, name: NAME.to_owned(), asks: false }, &mut frames);
+        encode(
+            &Event::Open { stream: *stream, name: NAME.to_owned(), inside: Inside::Bytes, asks: false },
+            &mut frames,
+        );
         called.receive(&frames, u64::from(*stream) * SECOND).unwrap();
         let arrival = called.arrival();
         if arrival.is_some() {
@@ -408,14 +415,17 @@ fn the_caller_closes_a_session_that_is_over_and_the_called_side_only_after_a_whi
 #[test]
 fn a_hostile_called_side_loses_the_session_by_name() {
     let cases: Vec<(Event<'_>, Fault)> = vec![
-        (Event::Open { stream: 2, name: NAME.to_owned(), asks: false }, Fault::WrongSide),
+        (
+            Event::Open { stream: 2, name: NAME.to_owned(), inside: Inside::Bytes, asks: false },
+            Fault::WrongSide,
+        ),
         (Event::Here, Fault::WrongSide),
         (Event::GoAway { last: 2 }, Fault::BadStream),
         (Event::Data { stream: 2, bytes: b"x" }, Fault::BadStream),
     ];
     for (event, fault) in cases {
         let mut caller = State::new(Side::Caller, Rc::default());
-        caller.open(NAME, 0).unwrap();
+        caller.open(NAME, Inside::Bytes, 0).unwrap();
         let mut frames = Vec::new();
         encode(&event, &mut frames);
         assert_eq!(caller.receive(&frames, 0), Err(fault), "{event:?}");
@@ -432,7 +442,10 @@ fn what_all_sessions_hold_unread_is_bounded() {
     let budget = Rc::new(Budget::default());
     let mut frames = Vec::new();
     for stream in 1..=200 {
-        encode(&Event::Open { stream, name: NAME.to_owned(), asks: false }, &mut frames);
+        encode(
+            &Event::Open { stream, name: NAME.to_owned(), inside: Inside::Bytes, asks: false },
+            &mut frames,
+        );
         data(stream, &[0; DATA_BYTES_MAX], Last::No, &mut frames);
         data(stream, &[0; DATA_BYTES_MAX], Last::No, &mut frames);
     }
@@ -445,7 +458,10 @@ fn what_all_sessions_hold_unread_is_bounded() {
     assert!((60 << 20..72 << 20).contains(&most), "{most}");
     assert!(sessions[19].has_output() && sessions[19].is_empty(), "its streams were refused");
     frames.clear();
-    encode(&Event::Open { stream: 201, name: NAME.to_owned(), asks: false }, &mut frames);
+    encode(
+        &Event::Open { stream: 201, name: NAME.to_owned(), inside: Inside::Bytes, asks: false },
+        &mut frames,
+    );
     assert_eq!(sessions[0].receive(&frames, 0), Err(Fault::Memory));
     drop(sessions);
     assert_eq!((budget.buffered(), budget.grown.get()), (0, 0));

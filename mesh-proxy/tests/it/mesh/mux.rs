@@ -7,7 +7,7 @@ use mesh_ca::tls::{Alpn, server_name};
 use mesh_proto::limit::Unit;
 use mesh_proto::name::Port;
 use mesh_proxy::Multiplexing;
-use mesh_proxy::mux::frame::{Event, Last, data, encode};
+use mesh_proxy::mux::frame::{Event, Inside, Last, data, encode};
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -34,7 +34,7 @@ async fn is_cut(stream: &mut TcpStream) -> bool {
 }
 
 /// The value of a metric without labels, or with exactly these.
-async fn value(proxy: &Proxy, series: &str) -> u64 {
+pub(crate) async fn value(proxy: &Proxy, series: &str) -> u64 {
     let (_, text) = proxy.admin("/metrics").await;
     let line = text.lines().find_map(|line| line.strip_prefix(series)).unwrap_or("0");
     line.trim().parse().unwrap()
@@ -197,7 +197,7 @@ async fn a_renewed_certificate_makes_a_new_session_and_the_old_one_goes_on() {
 }
 
 /// A caller with a real certificate who speaks frames itself.
-async fn insider(pair: &Pair) -> mesh_ca::tls::Secured<TcpStream> {
+pub(crate) async fn insider(pair: &Pair) -> mesh_ca::tls::Secured<TcpStream> {
     let mesh = &pair.control.inner.authority;
     let who = credentials(mesh, svid(mesh, &id("web"), None, SystemTime::now()));
     let config = who.client_config(&id("api"), Alpn::MeshMux).unwrap();
@@ -210,7 +210,15 @@ async fn insider(pair: &Pair) -> mesh_ca::tls::Secured<TcpStream> {
 }
 
 fn open(stream: u32, port: u16, out: &mut Vec<u8>) {
-    encode(&Event::Open { stream, name: format!("{port}.api.default.{DOMAIN}"), asks: false }, out);
+    encode(
+        &Event::Open {
+            stream,
+            name: format!("{port}.api.default.{DOMAIN}"),
+            inside: Inside::Bytes,
+            asks: false,
+        },
+        out,
+    );
 }
 
 #[tokio::test]
@@ -254,7 +262,10 @@ async fn a_stream_for_a_port_that_is_not_declared_is_reset_and_the_others_go_on(
     let mut secured = insider(&pair).await;
     let mut frames = Vec::new();
     open(1, 9999, &mut frames);
-    encode(&Event::Open { stream: 2, name: "nonsense".to_owned(), asks: false }, &mut frames);
+    encode(
+        &Event::Open { stream: 2, name: "nonsense".to_owned(), inside: Inside::Bytes, asks: false },
+        &mut frames,
+    );
     open(3, PORT, &mut frames);
     data(3, b"\x01hello", Last::No, &mut frames);
     secured.stream.write_all(&frames).await.unwrap();
