@@ -33,11 +33,20 @@ pub use pod::PodIssuer;
 /// How long one attempt may take: several round trips, a slow disk at the authority, and a busy machine.
 pub const ATTEMPT_MAX: Duration = Duration::from_secs(15);
 
+/// In a cluster the control plane has the address of a service there, and nobody starts it by hand.
+fn advice(at: &str) -> &'static str {
+    if at.contains(".svc:") {
+        "look at it with: kubectl get pods --namespace mesh-system"
+    } else {
+        "start it with: meshctl up"
+    }
+}
+
 /// Why no SVID was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
     /// Nobody answered.
-    #[error("no control plane answers at {at} ({problem}); is it running? start it with: meshctl up")]
+    #[error("no control plane answers at {at} ({problem}); is it running? {}", advice(at))]
     Unreachable {
         /// Socket or address.
         at: String,
