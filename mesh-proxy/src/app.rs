@@ -137,7 +137,8 @@ pub(crate) async fn run(
     };
     let has_left = leaving.is_cancelled();
     leaving.cancel();
-    if failed.is_none() && !has_left {
+    // A pod's proxy is ended after its application: there is nobody left whom a late caller could reach.
+    if failed.is_none() && !has_left && config.pod.is_none() {
         tokio::time::sleep(LEAVE_AFTER.min(config.drain / 4)).await;
     }
     drain.cancel();
