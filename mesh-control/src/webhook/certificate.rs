@@ -159,7 +159,7 @@ impl Keeper {
         told: &mut BTreeMap<String, SystemTime>,
     ) -> Result<Duration, String> {
         let now = clock::wall();
-        let kept = self.kept(now).await?;
+        let kept = self.kept(shown.as_ref(), now).await?;
         let bundle = kept.bundle(now);
         // With something to serve there is an answer even before anybody can ask.
         if shown.is_none() {
@@ -195,12 +195,15 @@ impl Keeper {
     }
 
     /// The authority that all replicas share: read, or made by the first, or followed by a new one when its time comes.
-    async fn kept(&self, now: SystemTime) -> Result<Kept, String> {
+    ///
+    /// Where the Secret is gone or damaged, what is shown at present stays believed until its successor is known.
+    async fn kept(&self, shown: Option<&Shown>, now: SystemTime) -> Result<Kept, String> {
+        let at_present = || shown.map(|shown| shown.authority_pem.clone());
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), self.namespace.as_str());
         let by = PostParams { field_manager: Some("mesh-control".to_owned()), ..PostParams::default() };
         let failed = |error: kube::Error| format!("the secret {}/{SECRET}: {error}", self.namespace);
         let Some(mut secret) = secrets.get_opt(SECRET).await.map_err(failed)? else {
-            let kept = Kept::make(None, now)?;
+            let kept = Kept::make(at_present(), now)?;
             let secret = Secret {
                 metadata: ObjectMeta {
                     name: Some(SECRET.to_owned()),
@@ -220,7 +223,7 @@ impl Keeper {
             Ok(kept) => Some(kept.authority.certificate_pem()),
             Err(problem) => {
                 tracing::warn!(problem, "the webhook's authority cannot be read and is made anew");
-                None
+                at_present()
             }
         };
         let kept = Kept::make(previous, now)?;

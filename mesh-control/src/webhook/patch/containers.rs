@@ -7,6 +7,9 @@ use serde_json::{Map, Value, json};
 
 const TOKEN_DIR: &str = "/var/run/meshctl/token";
 const TRUST_DIR: &str = "/var/run/meshctl/trust";
+/// Where Kubernetes puts the token with which the application speaks to its API, into every container that has nothing
+/// there. It is none of the mesh's business: something harmless stands there in our containers.
+const API_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Whom the token is for; the control plane accepts no other.
 const AUDIENCE: &str = "meshctl.io";
 /// The kubelet renews it at four fifths of its life.
@@ -48,9 +51,14 @@ pub(super) fn init(options: &Options, settings: &Settings) -> Value {
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "volumeMounts": [mount("mesh-trust", API_DIR)],
     });
     finish(&mut container, options);
     container
+}
+
+fn mount(volume: &str, path: &str) -> Value {
+    json!({"name": volume, "mountPath": path, "readOnly": true})
 }
 
 /// The proxy's container.
@@ -92,10 +100,7 @@ impl Proxy<'_> {
                 "capabilities": {"drop": ["ALL"]},
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "volumeMounts": [
-                {"name": "mesh-token", "mountPath": TOKEN_DIR, "readOnly": true},
-                {"name": "mesh-trust", "mountPath": TRUST_DIR, "readOnly": true},
-            ],
+            "volumeMounts": [mount("mesh-token", TOKEN_DIR), mount("mesh-trust", TRUST_DIR), mount("mesh-trust", API_DIR)],
         });
         finish(&mut container, self.options);
         container

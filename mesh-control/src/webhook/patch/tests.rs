@@ -84,6 +84,16 @@ fn a_pod_gets_its_proxy_before_its_own_containers() {
 }
 
 #[test]
+fn the_applications_api_token_stays_out_of_our_containers() {
+    let (after, _) = injected(&pod(json!({}), json!({})));
+    for container in after["spec"]["initContainers"].as_array().unwrap() {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let there = mounts.iter().find(|m| m["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount");
+        assert_eq!(there.unwrap()["name"], "mesh-trust", "{container}");
+    }
+}
+
+#[test]
 fn every_network_probe_is_asked_of_the_proxy() {
     let with = |probe: Value| {
         let ports = json!([{"name": "web", "containerPort": 8080}]);
