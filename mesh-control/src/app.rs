@@ -20,7 +20,7 @@ mod scrape;
 use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
 use crate::admin::{Control, Home};
-use crate::authority::{CertificateAuthority, Refusals, Ticker};
+use crate::authority::{CertificateAuthority, Elsewhere, Refusals, Ticker};
 use crate::clock;
 use crate::cluster::ClusterError;
 use crate::config::Config;
@@ -45,6 +45,7 @@ use mesh_ca::client::{self, Identity, IssueError};
 use mesh_ca::seal::SealError;
 use mesh_ca::tls::{Credentials, TlsError};
 use mesh_proto::identity::TrustDomain;
+use mesh_proto::name::InstanceName;
 use mesh_proto::wire::v1::admin_server::AdminServer;
 use mesh_proto::wire::v1::discovery_server::DiscoveryServer;
 use mesh_proto::wire::v1::identity_server::IdentityServer;
@@ -162,9 +163,11 @@ pub async fn run(
     let running = listeners.running(&opened)?;
     let mut tasks = Tasks::default();
     let place = Place {
+        instance: config.kubernetes.as_ref().map_or_else(opening::own_instance, |pod| pod.pod.clone()),
         advertised: listeners.advertised.clone(),
         home: if cluster.is_some() { Home::Cluster } else { Home::Here },
         reviewer: cluster.as_ref().map(InCluster::reviewer),
+        elsewhere: cluster.as_ref().map_or_else(|| Arc::new(Vec::new) as Elsewhere, InCluster::elsewhere),
     };
     let plane = Plane::assemble(opened, place, tasks.stop.clone()).await?;
     let is_ready = match cluster {
@@ -243,12 +246,16 @@ async fn bind(
 
 /// Where a control plane stands.
 struct Place {
+    /// What it calls itself in its certificate.
+    instance: InstanceName,
     /// `host:port` under which workloads reach it.
     advertised: String,
     /// Where its resources are changed.
     home: Home,
     /// Who judges pods' tokens, where there are pods.
     reviewer: Option<Arc<dyn TokenReviewer>>,
+    /// The proxies of other replicas.
+    elsewhere: Elsewhere,
 }
 
 /// Everything that serves, put together.
@@ -257,6 +264,7 @@ struct Plane {
     identity: IdentityService,
     own: watch::Sender<Arc<Identity>>,
     issuer: SelfIssuer,
+    elsewhere: Elsewhere,
     tls: watch::Sender<Arc<ServerConfig>>,
     /// Held to the end: the lock and the place of the socket.
     _state_dir: state_dir::StateDir,
@@ -268,12 +276,12 @@ impl Plane {
         place: Place,
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
-        let Place { advertised, home, reviewer } = place;
+        let Place { instance, advertised, home, reviewer, elsewhere } = place;
         let Opened { state_dir, store, authority, beginning, unreadable } = opened;
         let owner = rustix::process::geteuid().as_raw();
         let issuer = SelfIssuer {
             authority: authority.clone(),
-            instance: opening::own_instance(),
+            instance,
             control_address: advertised.clone(),
             clock: clock::wall,
         };
@@ -311,6 +319,7 @@ impl Plane {
             identity,
             own: watch::channel(own).0,
             issuer,
+            elsewhere,
             tls: watch::channel(tls).0,
             _state_dir: state_dir,
         })
@@ -334,6 +343,7 @@ impl Plane {
             events: control.events.clone(),
             renew_own: renew_own.clone(),
             refusals: Refusals::default(),
+            elsewhere: self.elsewhere.clone(),
         };
         let instance = self.issuer.instance.clone();
         let fresh =

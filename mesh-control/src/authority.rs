@@ -153,7 +153,12 @@ pub(crate) struct Ticker {
     pub(crate) renew_own: Arc<Notify>,
     /// How many refusals may still go into the audit log.
     pub(crate) refusals: Refusals,
+    /// The proxies that other replicas serve.
+    pub(crate) elsewhere: Elsewhere,
 }
+
+/// Says which proxies other replicas serve.
+pub(crate) type Elsewhere = Arc<dyn Fn() -> Vec<ProxyTrust> + Send + Sync>;
 
 /// How many refused requests the audit log names: anybody who can connect can be refused as often as it likes, and the log
 /// is kept for ever. What is beyond is counted, and the count written.
@@ -230,8 +235,14 @@ impl Ticker {
     }
 
     async fn tick(&self) -> Result<Progress, String> {
-        let fleet: Vec<ProxyTrust> =
-            self.mesh.fleet.all().iter().map(|(key, state)| self.authority.proxy_trust(key, state)).collect();
+        let here = self.mesh.fleet.all();
+        let mut fleet: Vec<ProxyTrust> =
+            here.iter().map(|(key, state)| self.authority.proxy_trust(key, state)).collect();
+        // Who has just come here may still be told of there.
+        let is_here = |proxy: &ProxyTrust| {
+            here.contains_key(&WorkloadKey { id: proxy.id.clone(), instance: proxy.instance.clone() })
+        };
+        fleet.extend((self.elsewhere)().into_iter().filter(|proxy| !is_here(proxy)));
         let authority = self.authority.inner().clone();
         let now = clock::wall();
         // Signs and writes to the disk now and then: not on a thread that others wait for.

@@ -4,10 +4,13 @@
 //! Kubernetes API; what they are told is an [`index::Platform`](crate::index::Platform).
 
 mod follow;
+mod leader;
 pub(crate) mod names;
 pub(crate) mod ours;
+pub(crate) mod peers;
 pub(crate) mod secret;
 pub(crate) mod session;
+mod status;
 #[cfg(test)]
 mod testing;
 pub(crate) mod tokens;
@@ -19,11 +22,13 @@ pub(crate) use follow::{Followed, Publish};
 
 use self::watch::Seen;
 use crate::authority::CertificateAuthority;
+use crate::clock;
 use crate::discovery::fanout::Mesh;
 use crate::store::Store;
 use futures_util::future::BoxFuture;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use mesh_proto::name::{InstanceName, Namespace};
+use peers::Peers;
 use secret::SecretStore;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -132,20 +137,35 @@ pub(crate) struct Parts {
     pub(crate) authority: Arc<CertificateAuthority>,
     /// Where its state is kept.
     pub(crate) secret: Arc<SecretStore>,
+    /// What is known of the proxies of other replicas.
+    pub(crate) peers: Arc<Peers>,
     /// Becomes true when everything has been listed once and is in force.
     pub(crate) ready: sync::watch::Sender<bool>,
 }
 
 /// The cluster's long tasks, by name. They hold nothing that outlives them, so they end by being dropped.
 pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let Parts { cluster, mesh, store, publish, authority, secret, ready } = parts;
+    let Parts { cluster, mesh, store, publish, authority, secret, peers, ready } = parts;
     let (seen, mut tasks) = Seen::begin(&cluster);
     let seen = Arc::new(seen);
-    let (places, resources) = (sync::watch::channel(false).0, sync::watch::channel(false).0);
+    let (places, resources) = (watch_channel(), watch_channel());
     let both = (places.subscribe(), resources.subscribe());
-    let invalid = sync::watch::channel(Arc::default()).0;
+    let (invalid, leads) = (sync::watch::channel(Arc::default()).0, watch_channel());
     let domain = authority.trust_domain().clone();
+    let status = status::Writer {
+        cluster: cluster.clone(),
+        seen: seen.clone(),
+        mesh: mesh.clone(),
+        store: store.clone(),
+        peers: peers.clone(),
+        invalid: invalid.subscribe(),
+        leads: leads.subscribe(),
+    };
     tasks.push(secret.watch(authority));
+    tasks.push(peers.clone().listen(cluster.clone()));
+    tasks.push(peers.tell(cluster.clone(), mesh.clone(), store.clone()));
+    tasks.push(("the election", Box::pin(leader::elect(cluster.clone(), leads, clock::wall))));
+    tasks.push(("the status of objects", Box::pin(status.run())));
     tasks
         .push(("the mesh's roots in namespaces", Box::pin(trust::keep(cluster, seen.clone(), mesh.clone()))));
     tasks.push(("the platform", Box::pin(follow::places(seen.clone(), mesh, domain, places))));
@@ -153,6 +173,10 @@ pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)>
     tasks.push(("the mesh's resources", Box::pin(resources)));
     tasks.push(("the readiness", Box::pin(tell_ready(both, ready))));
     tasks
+}
+
+fn watch_channel() -> sync::watch::Sender<bool> {
+    sync::watch::channel(false).0
 }
 
 /// Says that everything is there once it is, and goes on for ever.

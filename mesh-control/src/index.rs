@@ -26,7 +26,7 @@ use mesh_proto::resource::service::{Backing, Service, StaticEndpoint, Workload};
 use mesh_proto::resource::{Catalog, Kind, Resource, Target};
 use mesh_proto::wire::item::{Item, Part};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What the authority says.
@@ -85,6 +85,8 @@ pub(crate) struct Platform {
     pub(crate) addresses: BTreeMap<IpAddr, Item>,
     /// Its meshed workloads.
     pub(crate) workloads: BTreeMap<WorkloadKey, PlatformWorkload>,
+    /// What asks for a proxy and has none, in order: `namespace/pod`.
+    pub(crate) unmeshed: Vec<String>,
 }
 
 impl Platform {
@@ -93,6 +95,7 @@ impl Platform {
         same(&self.destinations, &other.destinations)
             && same(&self.addresses, &other.addresses)
             && self.workloads == other.workloads
+            && self.unmeshed == other.unmeshed
     }
 }
 
@@ -106,10 +109,29 @@ fn same<K: Eq>(left: &BTreeMap<K, Item>, right: &BTreeMap<K, Item>) -> bool {
 pub(crate) struct PlatformWorkload {
     /// What it is called: the name of what started it.
     pub(crate) workload: ObjectName,
+    /// Where its proxy listens for its peers.
+    pub(crate) address: SocketAddr,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
     /// The services that select it, in order.
     pub(crate) services: Vec<ServiceRef>,
+}
+
+impl PlatformWorkload {
+    /// As it would register; it may be connected to another replica, or not yet. `None` for an identity of no workload.
+    fn registered(&self, key: &WorkloadKey) -> Option<Registered> {
+        Some(Registered {
+            namespace: key.id.workload()?.0,
+            key: key.clone(),
+            workload: self.workload.clone(),
+            address: self.address,
+            ports: Vec::new(),
+            labels: self.labels.clone(),
+            version: String::new(),
+            claims: Claims::Unproven,
+            draining: false,
+        })
+    }
 }
 
 /// What a world is made of.
@@ -166,7 +188,12 @@ impl World {
             let member = old.cloned().unwrap_or_else(|| Arc::new(member));
             (key, member)
         };
-        let members: BTreeMap<_, _> = workloads.into_iter().map(member).collect();
+        let elsewhere = platform.iter().flat_map(|platform| &platform.workloads);
+        let elsewhere = elsewhere.filter_map(|(key, known)| Some((key.clone(), known.registered(key)?)));
+        // Connected ones take the place of what the platform says of them.
+        let all: BTreeMap<_, _> =
+            elsewhere.map(|(key, known)| (key, Arc::new(known))).chain(workloads).collect();
+        let members: BTreeMap<_, _> = all.into_iter().map(member).collect();
         let item = |destination: Destination| {
             let old = previous.and_then(|world| world.destinations.get(&destination.service));
             let same = |item: &&Item| matches!(item.part(), Part::Destination(old) if **old == destination);

@@ -8,7 +8,6 @@ mod advise;
 mod app;
 mod authority;
 mod clock;
-#[expect(dead_code, reason = "its tasks come one after the other")]
 mod cluster;
 mod config;
 mod discovery;

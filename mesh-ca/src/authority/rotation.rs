@@ -157,6 +157,22 @@ impl Authority {
         if self.store.is_behind() {
             self.take_over(&turn, now)?;
         }
+        match self.tick_once(&turn, fleet, now) {
+            // Another process was faster: once more, from what it has made.
+            Err(AuthorityError::Store { tried: "saved", .. }) if self.store.is_behind() => {
+                self.take_over(&turn, now)?;
+                self.tick_once(&turn, fleet, now)
+            }
+            done => done,
+        }
+    }
+
+    fn tick_once(
+        &self,
+        turn: &Turn<'_>,
+        fleet: &[ProxyTrust],
+        now: SystemTime,
+    ) -> Result<Progress, AuthorityError> {
         let before = {
             let mut inner = self.lock();
             for proxy in fleet {
@@ -165,18 +181,18 @@ impl Authority {
             inner.records.prune(now);
             (inner.core.sequence, inner.core.revoked.count(), inner.core.reissue_epoch)
         };
-        let intermediate_rotated = match self.renew_intermediate_if_due(&turn, now) {
+        let intermediate_rotated = match self.renew_intermediate_if_due(turn, now) {
             // The rotation is what mends that; it must not wait for it.
             Err(AuthorityError::RootExpired) if self.lock().core.rotation.is_some() => false,
             done => done?,
         };
         // Prepare, trust, sign and retire may follow each other at once in a mesh without proxies.
         for _ in Phase::ALL {
-            if !self.step(&turn, fleet, now)? {
+            if !self.step(turn, fleet, now)? {
                 break;
             }
         }
-        self.forget_expired(&turn, now)?;
+        self.forget_expired(turn, now)?;
         let inner = self.lock();
         let gate = gate(&inner, fleet, now);
         Ok(Progress {

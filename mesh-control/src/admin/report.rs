@@ -42,6 +42,18 @@ fn overdue(
     ))
 }
 
+/// What to say of pods that ask for a proxy and have none.
+fn unmeshed(pods: &[String]) -> Option<String> {
+    let verb = if pods.len() == 1 { "pod asks for a proxy and has" } else { "pods ask for a proxy and have" };
+    let names = crate::advise::listed(pods.iter().cloned());
+    (!pods.is_empty()).then(|| {
+        format!(
+            "{} {verb} none: {names}; restart what started them, for instance: kubectl rollout restart deployment -n NAMESPACE",
+            pods.len()
+        )
+    })
+}
+
 impl Control {
     /// The whole at a glance.
     pub(super) fn status(&self) -> v1::StatusResponse {
@@ -125,6 +137,7 @@ impl Control {
             warnings.push("what no rule allows passes all the same (default access allow)".to_owned());
         }
         warnings.extend(world.members.values().filter_map(|member| member.warning.clone()));
+        warnings.extend(world.platform.as_ref().and_then(|platform| unmeshed(&platform.unmeshed)));
         for (key, state) in proxies {
             if let Some(refusal) = &state.refusal {
                 warnings.push(format!(

@@ -3,6 +3,8 @@
 use super::{ControlError, Plane, Tasks, bind, until};
 use crate::admin::Control;
 use crate::admin::server::{self as admin_server, AdminService};
+use crate::authority::Elsewhere;
+use crate::cluster::peers::Peers;
 use crate::cluster::secret::SecretStore;
 use crate::cluster::session::Sessions;
 use crate::cluster::tokens::Reviewer;
@@ -23,6 +25,7 @@ pub(super) struct InCluster {
     config: KubernetesConfig,
     cluster: Cluster,
     secret: Arc<SecretStore>,
+    peers: Arc<Peers>,
     admin: TcpListener,
     webhook: TcpListener,
 }
@@ -36,6 +39,7 @@ impl InCluster {
         let cluster = Cluster::find(config).await?;
         Ok(Self {
             secret: Arc::new(SecretStore::new(&cluster, Handle::current())),
+            peers: Arc::default(),
             cluster,
             admin: bind(config.admin, "meshctl", "--admin-listen").await?.0,
             webhook: bind(config.webhook, "the webhook", "--webhook-listen").await?.0,
@@ -48,6 +52,12 @@ impl InCluster {
         self.secret.clone()
     }
 
+    /// What is known of the proxies of other replicas.
+    pub(super) fn elsewhere(&self) -> Elsewhere {
+        let peers = self.peers.clone();
+        Arc::new(move || peers.trust())
+    }
+
     /// Who judges pods' tokens.
     pub(super) fn reviewer(&self) -> Arc<dyn TokenReviewer> {
         Arc::new(Reviewer::new(self.cluster.clone(), Handle::current()))
@@ -55,7 +65,7 @@ impl InCluster {
 
     /// Starts the long tasks of a cluster; tells when all of its objects have been read.
     pub(super) fn start(self, plane: &Plane, tasks: &mut Tasks) -> watch::Receiver<bool> {
-        let Self { config, cluster, secret, admin, webhook } = self;
+        let Self { config, cluster, secret, peers, admin, webhook } = self;
         let control = &plane.control;
         let (ready, is_ready) = watch::channel(false);
         let sessions = Sessions::new(&cluster);
@@ -66,6 +76,7 @@ impl InCluster {
             publish: publish(control.clone()),
             authority: control.authority.clone(),
             secret,
+            peers,
             ready,
         };
         for (name, task) in cluster::start(parts) {

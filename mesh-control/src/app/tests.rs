@@ -38,7 +38,14 @@ async fn plane(store: Arc<dyn Store>) -> (Plane, tempfile::TempDir) {
         },
         unreadable: vec!["an old object".to_owned()],
     };
-    let place = Place { advertised: "127.0.0.1:1".into(), home: Home::Here, reviewer: None };
+    let instance = opening::own_instance();
+    let place = Place {
+        instance,
+        advertised: "127.0.0.1:1".into(),
+        home: Home::Here,
+        reviewer: None,
+        elsewhere: Arc::new(Vec::new),
+    };
     (Plane::assemble(opened, place, CancellationToken::new()).await.unwrap(), dir)
 }
 

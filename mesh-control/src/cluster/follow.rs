@@ -35,8 +35,12 @@ pub(super) async fn places(
     seen.complete().await;
     let mut last: Option<Arc<Platform>> = None;
     loop {
-        let objects =
-            Objects { services: seen.services.state(), slices: seen.slices.state(), pods: seen.pods.state() };
+        let objects = Objects {
+            services: seen.services.state(),
+            slices: seen.slices.state(),
+            pods: seen.pods.state(),
+            namespaces: seen.namespaces.state(),
+        };
         let platform = translate::platform(&objects, &domain, last.as_deref());
         if !last.as_ref().is_some_and(|last| last.is_same(&platform)) {
             let platform = Arc::new(platform);

@@ -132,7 +132,7 @@ fn read_json(kind: &OurKind, file: String, document: &Value) -> Result<Document,
             field: "spec.target".to_owned(),
             value: None,
             message: format!(
-                "a {} is about the whole mesh: write `target: {{mesh: true}}` or `guardrail: true`, or make it a {} in the \
+                "a {} is about the whole mesh: write `target: {{mesh: true}}` or `guardrail: true`, or make it one of kind {} in the \
                  namespace that it is about",
                 kind.kind,
                 kind.means.as_str()

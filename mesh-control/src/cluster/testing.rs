@@ -13,7 +13,6 @@ pub(super) struct Call {
     pub(super) method: String,
     /// Without the query.
     pub(super) path: String,
-    pub(super) query: String,
     /// `null` when there is none.
     pub(super) body: Value,
 }
@@ -39,7 +38,6 @@ pub(super) fn cluster(answer: impl Fn(&Call) -> Answer + Send + Sync + 'static) 
             let call = Call {
                 method: head.method.to_string(),
                 path: head.uri.path().to_owned(),
-                query: head.uri.query().unwrap_or_default().to_owned(),
                 body: serde_json::from_slice(&bytes).unwrap_or_default(),
             };
             let failed = |code: u16, reason: &str| {

@@ -15,6 +15,7 @@ use crate::index::{Platform, PlatformWorkload};
 use crate::local::registry::WorkloadKey;
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mesh_proto::config::{AddressOwner, Destination, DestinationPort, Endpoint, EndpointState, Owner};
 use mesh_proto::identity::{SpiffeId, TrustDomain};
 use mesh_proto::name::{Namespace, Port, ServiceAccount, ServiceRef};
@@ -25,6 +26,8 @@ use std::sync::Arc;
 
 /// The label of a pod that has a proxy, set by the injection.
 pub(crate) const MESHED: &str = "meshctl.io/meshed";
+/// The label by which namespaces and pods ask for a proxy.
+pub(crate) const INJECT: &str = "meshctl.io/inject";
 /// Where the proxies of pods listen for their peers.
 pub(crate) const MESH_PORT: u16 = 15008;
 /// The label that leads from a slice to its service (Kubernetes, well-known labels).
@@ -39,6 +42,8 @@ pub(crate) struct Objects {
     pub(crate) slices: Vec<Arc<EndpointSlice>>,
     /// All pods.
     pub(crate) pods: Vec<Arc<Pod>>,
+    /// All namespaces.
+    pub(crate) namespaces: Vec<Arc<k8s_openapi::api::core::v1::Namespace>>,
 }
 
 /// What the objects mean; `previous` is only used to share what is equal.
@@ -94,12 +99,41 @@ pub(crate) fn platform(objects: &Objects, domain: &TrustDomain, previous: Option
         let services = services_of.remove(&pod.key).unwrap_or_default();
         let workload = PlatformWorkload {
             workload: pod.workload.name.clone(),
+            address: SocketAddr::new(pod.first, MESH_PORT),
             labels: pod.labels.clone(),
             services: services.into_iter().collect(),
         };
         built.workloads.insert(pod.key.clone(), workload);
     }
+    built.unmeshed = unmeshed_pods(objects);
     built
+}
+
+/// Pods that ask for a proxy, themselves or by their namespace, and have none: they came before the label did, or when the
+/// webhook could not be asked.
+fn unmeshed_pods(objects: &Objects) -> Vec<String> {
+    let label =
+        |meta: &ObjectMeta, key: &str| meta.labels.as_ref().and_then(|labels| labels.get(key)).cloned();
+    let asking =
+        objects.namespaces.iter().filter(|ns| label(&ns.metadata, INJECT).as_deref() == Some("enabled"));
+    let asking: BTreeSet<&str> = asking.filter_map(|ns| ns.metadata.name.as_deref()).collect();
+    let lacks = |pod: &&Arc<Pod>| {
+        let is_asked = match label(&pod.metadata, INJECT).as_deref() {
+            Some("enabled") => true,
+            Some(_) => false,
+            None => pod.metadata.namespace.as_deref().is_some_and(|namespace| asking.contains(namespace)),
+        };
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let is_over =
+            matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some();
+        is_asked && !is_over && label(&pod.metadata, MESHED).as_deref() != Some("true")
+    };
+    let name = |pod: &Arc<Pod>| {
+        Some(format!("{}/{}", pod.metadata.namespace.as_deref()?, pod.metadata.name.as_deref()?))
+    };
+    let mut found: Vec<String> = objects.pods.iter().filter(lacks).filter_map(name).collect();
+    found.sort();
+    found
 }
 
 fn item(old: Option<&Item>, part: Part) -> Item {
@@ -111,6 +145,7 @@ fn item(old: Option<&Item>, part: Part) -> Item {
 struct MeshedPod {
     key: WorkloadKey,
     workload: ServiceRef,
+    first: IpAddr,
     ips: Vec<IpAddr>,
     labels: BTreeMap<String, String>,
 }
@@ -165,6 +200,10 @@ fn meshed_pod(pod: &Pod, domain: &TrustDomain) -> Option<MeshedPod> {
         return None;
     }
     let (spec, status) = (pod.spec.as_ref()?, pod.status.as_ref()?);
+    // Its address is its node's, and what is there is not the pod's alone.
+    if spec.host_network == Some(true) {
+        return None;
+    }
     if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
         return None;
     }
@@ -173,14 +212,13 @@ fn meshed_pod(pod: &Pod, domain: &TrustDomain) -> Option<MeshedPod> {
     let several = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
     let ips: BTreeSet<IpAddr> =
         several.chain(status.pod_ip.as_deref()).filter_map(|ip| ip.parse().ok()).collect();
-    if ips.is_empty() {
-        return None;
-    }
+    let first = *ips.first()?;
     let name = pod.metadata.name.as_deref()?;
     let id = SpiffeId::for_workload(domain, &namespace, &account);
     Some(MeshedPod {
         key: WorkloadKey { id, instance: name.parse().ok()? },
         workload: ServiceRef { namespace, name: workload(&pod.metadata)? },
+        first,
         ips: ips.into_iter().collect(),
         labels,
     })
@@ -318,3 +356,6 @@ fn unmeshed(
         ports: here.iter().map(|(port, _, here)| (*port, *here)).collect(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,9 @@
 //! replica keeps it, with the same content and under the same field manager, so that it does not matter who is first: what
 //! is right already is not written. Namespaces that have no reason for it any more lose it; only what the mesh has made.
 
+use super::translate::{self, INJECT};
 use super::watch::Seen;
-use super::{Cluster, FIELD_MANAGER, translate};
+use super::{Cluster, FIELD_MANAGER};
 use crate::discovery::fanout::Mesh;
 use crate::index::World;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -21,8 +22,6 @@ use std::time::Duration;
 pub(crate) const NAME: &str = "meshctl-trust";
 /// The key in it.
 const KEY: &str = "roots.pem";
-/// The label by which namespaces and pods ask for a proxy.
-pub(crate) const INJECT: &str = "meshctl.io/inject";
 /// How long to wait after the API server has refused something.
 const RETRY: Duration = Duration::from_secs(2);
 /// How long changes are gathered.

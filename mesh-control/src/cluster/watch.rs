@@ -21,6 +21,8 @@ use std::hash::Hash;
 use std::sync::Arc;
 use tokio::sync::{Notify, watch};
 
+/// Failures in a row that are worth a word: one is a watch whose beginning the API server has forgotten, and starts anew.
+const TELLING: u32 = 2;
 /// The annotation in which `kubectl` keeps a whole object a second time.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -117,12 +119,12 @@ where
     let kind = api.resource_url().to_owned();
     let events = follow(api, watcher::Config::default()).default_backoff().modify(trim);
     pin_mut!(events);
-    let (mut is_failing, mut is_listed) = (false, false);
+    let (mut failures, mut is_listed) = (0_u32, false);
     // It never ends by itself.
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                if std::mem::replace(&mut is_failing, false) {
+                if std::mem::replace(&mut failures, 0) >= TELLING {
                     tracing::info!(kind, "the API server answers again");
                 }
                 writer.apply_watcher_event(&event);
@@ -134,7 +136,8 @@ where
                 }
             }
             Err(error) => {
-                if !std::mem::replace(&mut is_failing, true) {
+                failures = failures.saturating_add(1);
+                if failures == TELLING {
                     tracing::warn!(kind, %error, "the API server does not tell what there is; what was seen last stays in force");
                 }
             }

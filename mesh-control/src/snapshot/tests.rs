@@ -131,6 +131,7 @@ fn on_platform() -> World {
     };
     let workload = PlatformWorkload {
         workload: "pay".parse().unwrap(),
+        address: "10.244.0.9:15008".parse().unwrap(),
         labels: [("app".to_owned(), "pay".to_owned())].into(),
         services: vec![service.clone()],
     };
@@ -143,6 +144,7 @@ fn on_platform() -> World {
         ]
         .into(),
         workloads: [(key.clone(), workload)].into(),
+        unmeshed: Vec::new(),
     };
     let mut world = world(&[], None);
     let mut pod = registered("web");
