@@ -70,7 +70,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let tools = Tools::find(&["docker", "kind", "kubectl"]).or_else(|absent| match &args.kubeconfig {
         Some(_) => Tools::find(&["docker", "kubectl"]),
         None => Err(absent),
-    })?;
+    });
+    let tools = tools.context("e2e")?;
     let run = Run { args, tag: format!("e2e-{}", std::process::id()), folder };
     let mut made = Made::default();
     let outcome = run.on_a_cluster(&tools, &chosen, &mut made);
@@ -79,7 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         made.remove(&tools);
     }
-    let report = outcome?;
+    let report = outcome.context("e2e")?;
     report.write(&run.folder.join("junit.xml"))?;
     eprintln!("\n{}", report.summary());
     if report.failed() > 0 {

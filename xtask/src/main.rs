@@ -91,8 +91,13 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": "));
-            if error.is::<tools::Absent>() { ExitCode::from(NO_CLUSTER) } else { ExitCode::FAILURE }
+            let said = error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ");
+            if error.is::<tools::Absent>() {
+                eprintln!("\nNOT RUN: {said}");
+                return ExitCode::from(NO_CLUSTER);
+            }
+            eprintln!("error: {said}");
+            ExitCode::FAILURE
         }
     }
 }
