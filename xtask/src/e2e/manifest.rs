@@ -85,6 +85,8 @@ impl App {
         if let Some(probe) = &self.readiness {
             container["readinessProbe"] = probe.clone();
             container["readinessProbe"]["periodSeconds"] = json!(1);
+            // A node of two cores that starts thirty pods answers late; that is not what is tested.
+            container["readinessProbe"]["timeoutSeconds"] = json!(10);
             container["readinessProbe"]["failureThreshold"] = json!(3);
         }
         json!({

@@ -3,10 +3,12 @@
 mod access;
 mod addresses;
 mod control_plane;
+mod installing;
 mod lifecycle;
 mod pods;
 mod protocols;
 mod rollouts;
+mod shop;
 mod wire;
 
 use super::cluster::Cluster;
@@ -39,6 +41,7 @@ pub(super) enum After {
 /// All of them, in the order in which they run.
 pub(super) fn all() -> Vec<Scenario> {
     [
+        shop::SCENARIOS,
         access::SCENARIOS,
         wire::SCENARIOS,
         protocols::SCENARIOS,
@@ -46,6 +49,7 @@ pub(super) fn all() -> Vec<Scenario> {
         pods::SCENARIOS,
         rollouts::SCENARIOS,
         control_plane::SCENARIOS,
+        installing::SCENARIOS,
     ]
     .concat()
 }

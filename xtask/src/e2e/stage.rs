@@ -36,7 +36,15 @@ impl<'a> Stage<'a> {
     }
 
     fn area(&self, part: &str, inject: &str) -> Result<Area<'a>> {
-        let namespace = format!("e2e-{}-{part}", self.name);
+        self.labelled(format!("e2e-{}-{part}", self.name), inject)
+    }
+
+    /// A namespace of its own with this very name, injected.
+    pub(super) fn named(&self, namespace: &str) -> Result<Area<'a>> {
+        self.labelled(namespace.to_owned(), "enabled")
+    }
+
+    fn labelled(&self, namespace: String, inject: &str) -> Result<Area<'a>> {
         let label = if inject == "enabled" { "\n    meshctl.io/inject: enabled" } else { "" };
         self.cluster.apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {namespace}\n  labels:\n    {LABEL}: {}{label}\n",

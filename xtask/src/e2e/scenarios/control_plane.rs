@@ -108,15 +108,18 @@ fn policy_latency(stage: &Stage<'_>) -> Result<()> {
         let (waits, denied_at) = std::thread::scope(|scope| {
             let waits = scope.spawn(|| area.exec("deploy/client", &["timeout", "20", "sh", "-c", script]));
             wait::pause(Duration::from_millis(700));
+            let typed = unix_ms();
             let deleted = area.told(&["delete", "accesspolicy", "web-allows-client", "--wait=false"]);
-            (waits.join(), deleted.map(|_| unix_ms()))
+            (waits.join(), deleted.map(|_| (typed, unix_ms())))
         });
         let said =
             waits.map_err(|_| anyhow::anyhow!("the waiting thread ended"))??.ok("the loop in the pod")?;
         let seen: u64 = said.parse()?;
-        let took = Duration::from_millis(seen.saturating_sub(denied_at?));
-        slowest = slowest.max(took);
-        eprintln!("    round {round}: enforced {took:?} after kubectl delete");
+        let (typed, deleted) = denied_at?;
+        let since = |at: u64| Duration::from_millis(seen.saturating_sub(at));
+        // The API server has it at some time between the two; the second is compared, since a busy machine starts `kubectl` late.
+        slowest = slowest.max(since(deleted));
+        eprintln!("    round {round}: enforced {:?} after kubectl delete began, {:?} after it ended", since(typed), since(deleted));
         area.apply(&allow("client", "web"))?;
         area.until_status("deploy/client", "http://web:8080/", "200")?;
     }

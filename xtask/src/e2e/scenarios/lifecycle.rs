@@ -1,6 +1,6 @@
 //! The mesh comes and goes.
 
-use crate::e2e::cluster::SYSTEM;
+use crate::e2e::cluster::{Cluster, SYSTEM, Said};
 use crate::e2e::stage::Stage;
 use crate::e2e::wait;
 use anyhow::{Result, ensure};
@@ -18,6 +18,12 @@ pub(super) fn install(stage: &Stage<'_>) -> Result<()> {
     stage.cluster.rolled_out(SYSTEM, "deployment/mesh-control", 5)?;
     ensure!(took < Duration::from_secs(60), "meshctl install took {took:?}");
     Ok(())
+}
+
+/// Installs this run's images.
+pub(super) fn install_command(cluster: &Cluster) -> Result<Said> {
+    let tag = format!("image.tag={}", cluster.tag);
+    cluster.meshctl(&["install", "--set", &tag, "--set", "image.pullPolicy=IfNotPresent"])
 }
 
 /// `meshctl uninstall` leaves nothing of the mesh.

@@ -41,7 +41,7 @@ fn first_dial(stage: &Stage<'_>) -> Result<()> {
     area.until_status("deploy/dialler", "http://web:8080/", "200")?;
     // The first thing that each pod does is one call, which is not tried again; the pod fails with it.
     let call = ["curl", "-sf", "-o", "/dev/null", "--max-time", "20", "http://web:8080/"];
-    let spec = |count: u16| json!({"parallelism": count, "completions": count, "backoffLimit": 0, "template": job_pod(&area, "dialler", &call)});
+    let spec = |count: u16| json!({"parallelism": count, "completions": count, "backoffLimit": DIALLERS, "template": job_pod(&area, "dialler", &call)});
     let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dialler"}, "spec": spec(DIALLERS)});
     area.apply(&job.to_string())?;
     let status = wait::until("the dialling pods to end", Duration::from_secs(300), || {
@@ -52,7 +52,8 @@ fn first_dial(stage: &Stage<'_>) -> Result<()> {
         ensure!(is_over, "{status}");
         Ok(status)
     })?;
-    ensure!(status["succeeded"] == u64::from(DIALLERS), "{status}");
+    let failed = status["failed"].as_u64().unwrap_or(0);
+    ensure!(status["succeeded"] == u64::from(DIALLERS) && failed == 0, "{status}");
     Ok(())
 }
 
