@@ -81,8 +81,10 @@ impl Tools {
     }
 
     /// The image that kind's nodes are made of, where it is not kind's own.
-    pub(crate) fn node_image(&self) -> Option<&str> {
-        self.environment.get("MESH_KIND_NODE_IMAGE").map(String::as_str)
+    pub(crate) fn node_image(&self) -> Option<String> {
+        #[expect(clippy::disallowed_methods, reason = "set where the programs were put on PATH by hand")]
+        let own = || std::env::var("MESH_KIND_NODE_IMAGE").ok();
+        self.environment.get("MESH_KIND_NODE_IMAGE").cloned().or_else(own)
     }
 
     /// A command that finds the programs.

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// How long the first connection to a service waits until the control plane has told of it. One round trip and one
 /// snapshot take some milliseconds; a service that is not known by then does not exist, or nobody can say.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same of an address, to which the control plane always has an answer. On a node of two cores that started thirty pods at
+/// once, one of thirty answers took longer than two seconds; a program's first call must not fail for that.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(8);
 /// Most services one worker keeps routes of.
 const ROUTES_MAX: usize = 4_096;
 
@@ -131,7 +134,7 @@ impl Routes {
             asked.clear();
         }
         let first = *asked.entry(subject.clone()).or_insert(now);
-        now.saturating_duration_since(first) >= DISCOVERY_TIMEOUT
+        now.saturating_duration_since(first) >= patience(subject)
     }
 }
 
@@ -212,6 +215,14 @@ pub(crate) async fn owner(outbound: &Outbound, address: IpAddr) -> Result<Arc<Ad
     Ok(owner)
 }
 
+/// How long the first connection waits to be told of something.
+fn patience(subject: &Subject) -> Duration {
+    match subject {
+        Subject::Service(_) => DISCOVERY_TIMEOUT,
+        Subject::Address(_) => ADDRESS_TIMEOUT,
+    }
+}
+
 /// Asks for something and waits until `find` finds it, bounded.
 async fn arrival<T>(
     outbound: &Outbound,
@@ -233,7 +244,7 @@ async fn arrival<T>(
             watch.changed().await;
         }
     };
-    let arrived = tokio::time::timeout(DISCOVERY_TIMEOUT, arrives).await;
+    let arrived = tokio::time::timeout(patience(&subject), arrives).await;
     if matches!(arrived, Ok(Ok(_))) {
         // An address may be given up and asked for again.
         outbound.routes.asked.borrow_mut().remove(&subject);

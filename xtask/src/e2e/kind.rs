@@ -36,7 +36,7 @@ impl Kind {
         command.args(["create", "cluster", "--name", name, "--wait", READY_WITHIN, "--config"]).arg(&file);
         command.arg("--kubeconfig").arg(&kubeconfig);
         if let Some(image) = tools.node_image() {
-            command.args(["--image", image]);
+            command.args(["--image", &image]);
         }
         let made = Self { name: Some(name.to_owned()), kubeconfig, is_ours: true };
         if let Err(error) = Step::of("cluster", command).run() {

@@ -119,7 +119,11 @@ fn policy_latency(stage: &Stage<'_>) -> Result<()> {
         let since = |at: u64| Duration::from_millis(seen.saturating_sub(at));
         // The API server has it at some time between the two; the second is compared, since a busy machine starts `kubectl` late.
         slowest = slowest.max(since(deleted));
-        eprintln!("    round {round}: enforced {:?} after kubectl delete began, {:?} after it ended", since(typed), since(deleted));
+        eprintln!(
+            "    round {round}: enforced {:?} after kubectl delete began, {:?} after it ended",
+            since(typed),
+            since(deleted)
+        );
         area.apply(&allow("client", "web"))?;
         area.until_status("deploy/client", "http://web:8080/", "200")?;
     }
