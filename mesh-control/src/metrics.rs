@@ -76,11 +76,26 @@ impl Default for Metrics {
             events: Family::default(),
         };
         metrics.register();
+        metrics.begin();
         metrics
     }
 }
 
 impl Metrics {
+    /// Series of closed sets are there from the start: an increase from nothing is none for who scrapes, and a family
+    /// without a series is not shown.
+    fn begin(&self) {
+        for result in OpResult::ALL.iter().map(|result| ByResult { result: result.as_str() }) {
+            for family in [&self.answers, &self.certificates, &self.commits] {
+                drop(family.get_or_create(&result));
+            }
+        }
+        for fault in ReportFault::ALL {
+            drop(self.report_faults.get_or_create(&ByReason { reason: fault.as_str() }));
+        }
+        drop(self.handshakes.get_or_create(&ByReason { reason: "timeout" }));
+    }
+
     fn register(&mut self) {
         let r = &mut self.registry;
         r.register(names::PROXIES, "Connected proxies", self.proxies.clone());

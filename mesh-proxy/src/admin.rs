@@ -14,7 +14,7 @@ use crate::control::LinkState;
 use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::observe::Shard;
-use crate::observe::text::{ControlCounts, render};
+use crate::observe::text::{ControlCounts, render, workload};
 use crate::probe::Probes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -142,7 +142,8 @@ impl Admin {
             updates: (self.link.applied.load(Ordering::Relaxed), self.link.refused.load(Ordering::Relaxed)),
             renewals: self.link.renewals.load(Ordering::Relaxed),
         };
-        let rendered = render(&self.shards, applied.as_deref(), counts, clock::wall());
+        let mut rendered = render(&self.shards, applied.as_deref(), counts, clock::wall());
+        rendered.push_str(&workload(&self.facts.service));
         let mut response = text(StatusCode::OK, &rendered);
         let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
-const DEBIAN: [(&str, &str); 14] = [
+const DEBIAN: [(&str, &str); 16] = [
     // `*` stands for one folder whose name carries a version.
     ("curl", "curl"),
     ("openssl", "openssl"),
@@ -22,6 +22,8 @@ const DEBIAN: [(&str, &str); 14] = [
     ("nghttpd", "nghttp2-server"),
     ("wrk", "wrk"),
     ("tcpdump", "tcpdump"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
 ];

@@ -8,6 +8,7 @@ mod floods;
 mod http;
 mod identity;
 mod load;
+mod monitoring;
 mod peers;
 mod policy;
 mod redirect;

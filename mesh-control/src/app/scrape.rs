@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_proto::ops::admin::{HEALTHZ, METRICS, READYZ};
+use mesh_proto::ops::metrics::EventKind;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,8 +94,10 @@ fn metrics(control: &Control) -> String {
     let status = control.authority.inner().status(&[], now);
     let left = status.issuing.not_after.duration_since(now).unwrap_or_default();
     control.metrics.set(control.mesh.world().revision, &control.store.health(), left);
-    for (kind, total) in control.events.totals() {
-        control.metrics.security_events(kind, total);
+    // All kinds, also those that never happened: an alert on the first one needs the zero before it.
+    let totals = control.events.totals();
+    for kind in EventKind::ALL {
+        control.metrics.security_events(*kind, totals.get(kind).copied().unwrap_or(0));
     }
     control.metrics.text()
 }

@@ -217,7 +217,9 @@ pub mod proxy {
     pub const UPDATES: &str = "mesh_updates";
     /// Gauge: 1 while the control plane is connected.
     pub const CONTROL_CONNECTED: &str = "mesh_control_connected";
-    /// Counter: reports, decisions and log lines dropped because a queue was full, by `queue`.
+    /// Gauge: 1, with what the workload is called: `namespace`, `workload`. To join other metrics of the same instance with.
+    pub const WORKLOAD_INFO: &str = "mesh_workload_info";
+    /// Counter: reports, decisions, spans and log lines dropped because a queue was full, by `queue`.
     pub const DROPPED: &str = "mesh_dropped";
 }
 

@@ -4,6 +4,7 @@
 use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::observe::{Edge, Outcome, Shard};
+use mesh_proto::name::ServiceRef;
 use mesh_proto::ops::histogram;
 use mesh_proto::ops::metrics::{ResponseClass, proxy};
 use std::collections::BTreeMap;
@@ -56,6 +57,15 @@ pub(crate) fn render(
         head(&mut out, proxy::CERTIFICATE_EXPIRES_SECONDS, "gauge", "Seconds until the certificate expires.");
         sample(&mut out, proxy::CERTIFICATE_EXPIRES_SECONDS, &[], left);
     }
+    out
+}
+
+/// What the workload is called, to join the rest with. Names of services are DNS labels, so there is nothing to escape.
+pub(crate) fn workload(service: &ServiceRef) -> String {
+    let mut out = String::new();
+    head(&mut out, proxy::WORKLOAD_INFO, "gauge", "1, with what the workload is called.");
+    let labels = [("namespace", service.namespace.as_str()), ("workload", service.name.as_str())];
+    sample(&mut out, proxy::WORKLOAD_INFO, &labels, 1);
     out
 }
 
