@@ -5,8 +5,10 @@ use crate::observe::Record;
 use crate::observe::record::Worth;
 use crate::{AccessLogTarget, ProxyError};
 use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::Formatter;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
 /// Longest text of one field that came from outside, in bytes.
@@ -91,7 +93,8 @@ impl AccessLog {
         }
         let mut out = Vec::with_capacity(records.len() * 512);
         for record in records.iter().filter(|record| record.worth == Worth::Line) {
-            if serde_json::to_writer(&mut out, &line(record)).is_ok() {
+            let mut json = Serializer::with_formatter(&mut out, Visible);
+            if line(record).serialize(&mut json).is_ok() {
                 out.push(b'\n');
             }
         }
@@ -102,6 +105,28 @@ impl AccessLog {
         };
         if written.is_ok() { 0 } else { records.len() }
     }
+}
+
+/// JSON in which no character is sent that a terminal obeys, or that some readers take for the end of a line: the
+/// serializer escapes those of ASCII, this the others.
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some((at, hidden)) = rest.char_indices().find(|(_, c)| is_hidden(*c)) {
+            let (before, from) = rest.split_at(at);
+            out.write_all(before.as_bytes())?;
+            write!(out, "\\u{:04x}", u32::from(hidden))?;
+            rest = from.get(hidden.len_utf8()..).unwrap_or_default();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+/// Control characters beyond ASCII's first 32, line separators, and what turns the direction of text around.
+fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn line(record: &Record) -> Line<'_> {
@@ -148,6 +173,7 @@ mod tests {
     use crate::connections::Direction;
     use crate::observe::Outcome;
     use crate::observe::record::Worth;
+    use proptest::prelude::*;
 
     fn record(path: &str) -> Record {
         Record {
@@ -194,6 +220,37 @@ mod tests {
         assert_eq!(first["path"], hostile);
         assert_eq!(first["reason"], "no_rule_allows");
         assert!(!text.bytes().any(|b| b < 0x20 && b != b'\n'), "{text:?}");
+    }
+
+    proptest! {
+        /// Whatever callers send and wherever it stands: one line each, which says what was sent and hides nothing.
+        #[test]
+        fn nothing_forges_a_line(texts in proptest::collection::vec(
+            prop_oneof![any::<String>(), "[\\PC\\x00-\\x1f\\x7f-\\u{9f}\\u{2028}\"\\\\{}]{0,40}"], 8)
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("access.log");
+            let mut log = AccessLog::open(&AccessLogTarget::File(path.clone())).unwrap();
+            let mut hostile = record(&texts[0]);
+            hostile.host.clone_from(&texts[1]);
+            hostile.method.clone_from(&texts[2]);
+            hostile.sni.clone_from(&texts[3]);
+            hostile.source = texts[4].as_str().into();
+            hostile.source_instance.clone_from(&texts[5]);
+            hostile.rule.clone_from(&texts[6]);
+            hostile.service = texts[7].as_str().into();
+            log.write(&[hostile, record("/b")]);
+            let text = std::fs::read_to_string(path).unwrap();
+            prop_assert_eq!(text.matches('\n').count(), 2);
+            prop_assert!(!text.chars().any(|c| c != '\n' && (c.is_control() || is_hidden(c))), "{text:?}");
+            let line: serde_json::Value = serde_json::from_str(text.split('\n').next().unwrap()).unwrap();
+            let said = |field: &str| line[field].as_str().unwrap_or_default().to_owned();
+            let fields = ["path", "host", "method", "sni", "source", "source_instance", "rule", "service"];
+            for (field, sent) in fields.into_iter().zip(&texts) {
+                prop_assert_eq!(said(field), sent.as_str(), "{}", field);
+            }
+            prop_assert_eq!(&line["decision"], "abc");
+        }
     }
 
     #[test]
