@@ -72,7 +72,9 @@ pub(crate) enum Command {
     Identity(command::identity::IdentityArgs),
     /// Shows, rotates and revokes what the certificate authority issued; makes join tokens
     Ca(command::ca::CaArgs),
-    /// Shows and verifies the hash-chained record of every change
+    /// Lists security events: who was refused and why, what was changed, as it happens
+    Events(command::events::EventsArgs),
+    /// Shows, verifies and exports the hash-chained record of every change and refusal
     Audit(command::audit::AuditArgs),
     /// Writes the control plane's whole state into a sealed file
     Backup(command::backup::BackupArgs),
@@ -126,6 +128,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Edges(args) => command::edges::run(args, session).await,
         Command::Identity(args) => command::identity::run(args, session).await,
         Command::Ca(args) => command::ca::run(args, session).await,
+        Command::Events(args) => command::events::run(args, session).await,
         Command::Audit(args) => command::audit::run(args, session).await,
         Command::Backup(args) => command::backup::run(args, session).await,
         Command::Restore(args) => command::restore::run(args, session).await,

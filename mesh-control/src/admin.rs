@@ -8,6 +8,7 @@
 //! backup leaves one before it is taken, and a call that its caller may not make leaves one through `notices`.
 
 pub(crate) mod access;
+mod audit;
 mod backup;
 mod certify;
 pub(crate) mod change;
@@ -20,6 +21,7 @@ mod report;
 pub(crate) mod server;
 pub(crate) mod users;
 
+use crate::audit::AuditKey;
 use crate::authority::CertificateAuthority;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
@@ -52,6 +54,10 @@ pub(crate) struct Control {
     pub(crate) metrics: Arc<Metrics>,
     /// Refusals for the audit log.
     pub(crate) notices: Arc<Notices>,
+    /// Refusals at proxies for the audit log; apart, so that a flood there hides none of the others.
+    pub(crate) denials: Arc<Notices>,
+    /// Signs the audit log.
+    pub(crate) audit_key: Arc<AuditKey>,
     /// Security events.
     pub(crate) events: Arc<Events>,
     /// One change at a time: each is checked against the catalog that the one before has made.

@@ -20,6 +20,7 @@ mod scrape;
 use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
 use crate::admin::{Control, Home};
+use crate::audit::{self, AuditKeyError};
 use crate::authority::{CertificateAuthority, Elsewhere, Refusals, Ticker};
 use crate::clock;
 use crate::cluster::ClusterError;
@@ -94,6 +95,9 @@ pub enum ControlError {
     /// The store was opened and then refused to keep something that must be kept.
     #[error("the first state could not be kept: {0}")]
     Keep(String),
+    /// The key that signs the audit log cannot be used.
+    #[error(transparent)]
+    AuditKey(#[from] AuditKeyError),
     /// The authority cannot be opened.
     #[error("the signing authority cannot be opened: {0}")]
     Authority(#[from] AuthorityError),
@@ -277,7 +281,7 @@ impl Plane {
         shutdown: CancellationToken,
     ) -> Result<Self, ControlError> {
         let Place { instance, advertised, home, reviewer, elsewhere } = place;
-        let Opened { state_dir, store, authority, beginning, unreadable } = opened;
+        let Opened { state_dir, store, authority, audit_key, beginning, unreadable } = opened;
         let owner = rustix::process::geteuid().as_raw();
         let issuer = SelfIssuer {
             authority: authority.clone(),
@@ -305,6 +309,8 @@ impl Plane {
             receipts: Receipts::default(),
             metrics: Arc::new(Metrics::default()),
             notices: Arc::new(Notices::default()),
+            denials: Arc::default(),
+            audit_key,
             events: Arc::default(),
             changing: Arc::default(),
             owner,
@@ -370,6 +376,10 @@ impl Plane {
         tasks.add("the keeper of the registry", until(stop.clone(), keep_registry(control.clone())));
         let notices = control.notices.clone().keep(control.store.clone(), stop.clone());
         tasks.add("the keeper of refusals", notices);
+        let denials = control.denials.clone().keep(control.store.clone(), stop.clone());
+        tasks.add("the keeper of the proxies' refusals", denials);
+        let signed = audit::keep(control.audit_key.clone(), control.store.clone(), stop.clone());
+        tasks.add("the signer of the audit log", signed);
         tasks.add("the keeper of security events", control.events.clone().keep(stop.clone()));
         tasks.add("the settle window", until(stop.clone(), settle(control.mesh.clone(), config.settle)));
         tasks.add(
@@ -405,7 +415,8 @@ impl Plane {
         accepted: mpsc::Receiver<io::Result<transport::Connection<transport::tls::Stream>>>,
         ends: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
-        let Control { mesh, authority, metrics, traffic, notices, events, shutdown, .. } = &*self.control;
+        let Control { mesh, authority, metrics, traffic, notices, denials, events, shutdown, .. } =
+            &*self.control;
         let discovery = DiscoveryService {
             mesh: mesh.clone(),
             vouching: authority.clone(),
@@ -416,6 +427,7 @@ impl Plane {
             mesh: mesh.clone(),
             traffic: traffic.clone(),
             notices: notices.clone(),
+            denials: denials.clone(),
             events: events.clone(),
             metrics: metrics.clone(),
             pace: Pace::default(),

@@ -6,6 +6,7 @@
 mod admin;
 mod advise;
 mod app;
+pub mod audit;
 mod authority;
 mod clock;
 mod cluster;

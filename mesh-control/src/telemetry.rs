@@ -36,6 +36,8 @@ pub(crate) struct TelemetryService {
     pub(crate) metrics: Arc<Metrics>,
     /// Where what cannot be honest goes.
     pub(crate) notices: Arc<Notices>,
+    /// Where what proxies refused goes, for the audit log.
+    pub(crate) denials: Arc<Notices>,
     /// Where security events go.
     pub(crate) events: Arc<Events>,
     /// How fast each proxy may report.
@@ -78,6 +80,7 @@ impl Telemetry for TelemetryService {
             }
             self.metrics.reported();
             for event in from_reports::told(from.id, &report, clock::wall()) {
+                self.audit(from, &event);
                 self.events.tell(from.id, event);
             }
             let added = self.traffic.add(from, report, clock::unix_ms(clock::wall()));
@@ -87,6 +90,23 @@ impl Telemetry for TelemetryService {
 }
 
 impl TelemetryService {
+    /// What a proxy refused is in the audit log, counted together.
+    fn audit(&self, from: Reporter<'_>, event: &Event) {
+        let Event { kind, source, destination, reason, count, .. } = event;
+        let to = if destination.is_empty() { from.id } else { destination };
+        let who = if source.is_empty() { "somebody" } else { source };
+        match kind {
+            EventKind::Refused
+            | EventKind::Unauthenticated
+            | EventKind::Plaintext
+            | EventKind::Certificate => {
+                let what = format!("was refused by {to}: {reason}");
+                self.denials.add(who, Verb::Denied, &what, *count);
+            }
+            _ => {}
+        }
+    }
+
     /// Logs security events, counts and audits what cannot be honest.
     fn tell(&self, from: Reporter<'_>, added: &Added) {
         for found in added.events.iter().take(EVENTS_LOGGED_MAX) {

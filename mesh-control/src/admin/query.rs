@@ -117,63 +117,6 @@ impl Control {
         let changes = view.diff(from, to).map_err(|error| store_status(&error))?;
         Ok(v1::DiffResponse { changes: changes.iter().map(shown).collect() })
     }
-
-    /// The newest audit records, newest first; on demand the whole chain is read from the disk again and checked.
-    pub(super) async fn audit(
-        self: &std::sync::Arc<Self>,
-        request: v1::AuditRequest,
-    ) -> Result<v1::AuditResponse, Status> {
-        let verified = if request.verify {
-            let control = self.clone();
-            // Reads everything from the disk: not on a thread that others wait for.
-            let checked = tokio::task::spawn_blocking(move || control.store.verify_audit()).await;
-            let report = checked.map_err(|_| Status::internal("the check of the audit chain broke off"))?;
-            verified(&report.map_err(|error| store_status(&error))?)
-        } else {
-            String::new()
-        };
-        let view = self.store.read();
-        let last = view.audit_sequence();
-        let count = u64::try_from(limit(request.limit)).unwrap_or(u64::MAX);
-        let first = last.saturating_sub(count).saturating_add(1);
-        let records = view.audit(first..=last);
-        let record = |record: &view::AuditRecord| v1::AuditRecord {
-            sequence: record.sequence,
-            time_ms: record.time_ms,
-            actor: record.actor.clone(),
-            verb: record.verb.to_string(),
-            subject: subject(record),
-            detail: record.detail.clone(),
-            hash: hex(&record.hash),
-        };
-        let records = records.iter().rev().map(|found| record(found)).collect();
-        Ok(v1::AuditResponse { records, verified })
-    }
-}
-
-fn verified(report: &view::AuditReport) -> String {
-    match &report.broken {
-        None => format!("{} records, chain intact, head {}", report.records, hex(&report.head)),
-        Some(broken) => format!(
-            "broken at record {}: {}; {} records before it are intact",
-            broken.sequence, broken.problem, report.records
-        ),
-    }
-}
-
-/// The objects an audit record is about, shortened to the first three.
-fn subject(record: &view::AuditRecord) -> String {
-    let mut text = String::new();
-    for (index, change) in record.changes.iter().take(3).enumerate() {
-        let comma = if index == 0 { "" } else { ", " };
-        // Writing to a string does not fail.
-        let _ = write!(text, "{comma}{}", change.key);
-    }
-    let more = record.changes.len().saturating_sub(3);
-    if more > 0 {
-        let _ = write!(text, " and {more} more");
-    }
-    text
 }
 
 /// `Enforced 3/3`, or who is missing.

@@ -66,6 +66,7 @@ impl AdminService {
 impl Admin for AdminService {
     type AwaitStream = Answers<v1::Receipt>;
     type BackupStream = Answers<v1::BackupChunk>;
+    type AuditExportStream = Answers<v1::AuditExportChunk>;
     type EventsStream = Answers<v1::MeshEvent>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
@@ -190,6 +191,14 @@ impl Admin for AdminService {
     async fn audit(&self, request: Request<v1::AuditRequest>) -> Answer<v1::AuditResponse> {
         self.caller(&request, "audit", View)?;
         self.control.audit(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn audit_export(
+        &self,
+        request: Request<v1::AuditExportRequest>,
+    ) -> Answer<Self::AuditExportStream> {
+        self.caller(&request, "audit export", View)?;
+        Ok(Response::new(self.control.audit_export(request.get_ref().from)))
     }
 
     async fn events(&self, request: Request<v1::EventsRequest>) -> Answer<Self::EventsStream> {

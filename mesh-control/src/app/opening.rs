@@ -1,6 +1,7 @@
 //! From a state directory to everything that was in it: before anything is served.
 
 use super::ControlError;
+use crate::audit::AuditKey;
 use crate::authority::StoredAuthority;
 use crate::clock;
 use crate::config::Config;
@@ -32,6 +33,7 @@ pub(super) struct Opened {
     pub(super) state_dir: StateDir,
     pub(super) store: Arc<dyn Store>,
     pub(super) authority: Arc<Authority>,
+    pub(super) audit_key: Arc<AuditKey>,
     pub(super) beginning: Beginning,
     /// Documents that this version cannot read, as sentences.
     pub(super) unreadable: Vec<String>,
@@ -66,6 +68,7 @@ fn open_blocking(config: &Config, kept: Option<Arc<dyn AuthorityStore>>) -> Resu
         None => authority(config, &trust_domain, Arc::new(StoredAuthority(store.clone())), &seal)?,
         Some(shared) => shared_authority(config, &trust_domain, &shared, &seal)?,
     };
+    let audit_key = Arc::new(AuditKey::open(&*store, &seal)?);
     let view = store.read();
     let (catalog, unreadable) = catalog(view.resources().values().map(|stored| &**stored));
     let registry = match view.meta(REGISTRY) {
@@ -93,7 +96,7 @@ fn open_blocking(config: &Config, kept: Option<Arc<dyn AuthorityStore>>) -> Resu
         trust: Arc::new(trust),
         registry,
     };
-    Ok(Opened { state_dir, store, authority: Arc::new(authority), beginning, unreadable })
+    Ok(Opened { state_dir, store, authority: Arc::new(authority), audit_key, beginning, unreadable })
 }
 
 /// The trust domain of the mesh in this directory; at the first start the one that was asked for, and kept.

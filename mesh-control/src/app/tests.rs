@@ -25,7 +25,9 @@ async fn plane(store: Arc<dyn Store>) -> (Plane, tempfile::TempDir) {
     let authority =
         Authority::open(AuthorityConfig::new(trust_domain.clone()), kept, &seal, clock::wall()).unwrap();
     let trust = Trust { bundles: authority.bundles(), ..Trust::default() };
+    let audit_key = Arc::new(crate::audit::AuditKey::open(&*store, &seal).unwrap());
     let opened = Opened {
+        audit_key,
         state_dir: state_dir::StateDir::claim(&dir.path().join("s")).unwrap(),
         store,
         authority: Arc::new(authority),

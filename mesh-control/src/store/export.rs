@@ -176,7 +176,7 @@ pub(super) fn write(
     for record in view.audit(1..=view.sequence) {
         let made = if record.changes.is_empty() { None } else { view.change_set(record.revision).ok() };
         let changes = made.map(|revision| record::encode_changes(revision.revision, &revision.changes));
-        let (again, stored) = record::encode_record((*record).clone(), changes.as_deref());
+        let (again, stored) = record::encode_record((*record).clone());
         if again.hash != record.hash {
             let text = format!("audit record {} was written by a newer release", record.sequence);
             return Err(io::Error::other(text));

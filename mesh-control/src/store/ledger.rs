@@ -179,9 +179,10 @@ impl Batch {
             detail: write.detail.clone(),
             changes: changes.iter().map(audit).collect(),
             previous: self.tip.head,
+            change_set: change_set.as_deref().map(record::sha256),
             hash: Hash::default(),
         };
-        let (record, record_stored) = record::encode_record(unsealed, change_set.as_deref());
+        let (record, record_stored) = record::encode_record(unsealed);
         for change in &changes {
             self.resources.insert(change.key.clone(), change.after.clone());
         }

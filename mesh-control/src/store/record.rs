@@ -114,14 +114,35 @@ pub(super) fn record_hash(stored: &[u8]) -> Hash {
     sha256_of(&[CHAIN_DOMAIN, stored])
 }
 
-/// The stored form of a record, and the record with its hash filled in. `change_set` is the stored change set, if any.
-pub(super) fn encode_record(mut record: AuditRecord, change_set: Option<&[u8]>) -> (AuditRecord, Vec<u8>) {
+impl AuditRecord {
+    /// The form that is stored and hashed.
+    pub fn stored(&self) -> Vec<u8> {
+        form(self).encode_to_vec()
+    }
+
+    /// The record of a stored form, with the hash of that.
+    ///
+    /// # Errors
+    /// The bytes are no record.
+    pub fn from_stored(stored: &[u8]) -> Result<Self, String> {
+        decode_record(stored).map(|(record, _)| record).map_err(|error| error.to_string())
+    }
+}
+
+/// The stored form of a record, and the record with its hash filled in.
+pub(super) fn encode_record(mut record: AuditRecord) -> (AuditRecord, Vec<u8>) {
+    let stored = record.stored();
+    record.hash = record_hash(&stored);
+    (record, stored)
+}
+
+fn form(record: &AuditRecord) -> AuditForm {
     let changes = record.changes.iter().map(|change| AuditChangeForm {
         key: Some(key_form(&change.key)),
         before: change.before.map(|hash| hash.to_vec()),
         after: change.after.map(|hash| hash.to_vec()),
     });
-    let form = AuditForm {
+    AuditForm {
         sequence: record.sequence,
         revision: record.revision,
         time_ms: record.time_ms,
@@ -130,11 +151,8 @@ pub(super) fn encode_record(mut record: AuditRecord, change_set: Option<&[u8]>) 
         detail: record.detail.clone(),
         previous: record.previous.to_vec(),
         changes: changes.collect(),
-        change_set: change_set.map(|bytes| sha256(bytes).to_vec()).unwrap_or_default(),
-    };
-    let stored = form.encode_to_vec();
-    record.hash = record_hash(&stored);
-    (record, stored)
+        change_set: record.change_set.map(|hash| hash.to_vec()).unwrap_or_default(),
+    }
 }
 
 /// The record of a stored form, and the hash of its change set if it has one.
@@ -148,7 +166,9 @@ pub(super) fn decode_record(stored: &[u8]) -> Result<(AuditRecord, Option<Hash>)
             after: change.after.as_deref().map(hash).transpose()?,
         });
     }
+    let change_set = if form.change_set.is_empty() { None } else { Some(hash(&form.change_set)?) };
     let record = AuditRecord {
+        change_set,
         sequence: form.sequence,
         revision: form.revision,
         time_ms: form.time_ms,
@@ -159,7 +179,6 @@ pub(super) fn decode_record(stored: &[u8]) -> Result<(AuditRecord, Option<Hash>)
         previous: hash(&form.previous)?,
         hash: record_hash(stored),
     };
-    let change_set = if form.change_set.is_empty() { None } else { Some(hash(&form.change_set)?) };
     Ok((record, change_set))
 }
 

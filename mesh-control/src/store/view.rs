@@ -77,6 +77,8 @@ pub struct AuditRecord {
     pub changes: Vec<AuditChange>,
     /// SHA-256 of the record before; zeros for the first.
     pub previous: Hash,
+    /// SHA-256 of the revision's stored change set; `None` when nothing changed.
+    pub change_set: Option<Hash>,
     /// SHA-256 of this one, which covers `previous` and with it all before.
     pub hash: Hash,
 }
