@@ -3,7 +3,7 @@
 
 use integration_tests::applications::{body, http_server, status, succeeded};
 use integration_tests::process::Process;
-use integration_tests::world::{World, free_port, loopback};
+use integration_tests::world::{World, allow, free_port, loopback};
 use integration_tests::{programs, wait};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -266,4 +266,47 @@ fn a_real_prometheus_runs_what_is_shipped_and_a_burst_of_denials_raises_its_aler
     ] {
         assert!(found.contains(place), "{place} shows nothing; these do: {found:?}");
     }
+}
+
+#[test]
+fn what_happened_is_told_and_can_be_proven_without_the_control_plane() {
+    let watched = Watched::start();
+    let world = &watched.world;
+    assert_eq!(status(watched.to), "403 no_rule_allows");
+    world.apply(&allow("caller", "files"));
+    let kinds = ["--kind", "refused", "--kind", "policy_changed"];
+    let events = wait::until("the refusal and the change to be told", || {
+        let events = world.json(&[&["events"], &kinds[..]].concat()).as_array().unwrap().clone();
+        (events.len() == 2).then_some(events)
+    });
+    let of = |kind: &str| events.iter().find(|event| event["kind"] == kind).unwrap();
+    let refused = of("refused");
+    assert_eq!(refused["source"], "spiffe://mesh.local/ns/default/sa/caller", "{refused}");
+    assert_eq!(refused["destination"], "spiffe://mesh.local/ns/default/sa/files", "{refused}");
+    assert_eq!((&refused["count"], &refused["reason"]), (&1.into(), &"no_rule_allows".into()), "{refused}");
+    assert_eq!(of("policy_changed")["destination"], "AccessPolicy default/files-allows-caller");
+    wait::until("the refusal to be in the audit log", || {
+        let denied = "was refused by spiffe://mesh.local/ns/default/sa/files: no_rule_allows";
+        world.told(&["audit", "list"]).contains(denied).then_some(())
+    });
+    assert!(world.told(&["audit", "verify"]).contains("chain intact"));
+
+    let (key, export) = (world.told(&["audit", "key"]), world.told(&["audit", "export"]));
+    let file = world.folder().join("audit.jsonl");
+    let path = file.to_string_lossy().into_owned();
+    std::fs::write(&file, &export).unwrap();
+    let verify = || world.meshctl(&["audit", "verify", &path, "--key", key.trim(), "-o", "json"]);
+    let report: Value = serde_json::from_slice(&verify().stdout).unwrap();
+    assert_eq!(
+        (&report["intact"], &report["trust_domain"]),
+        (&true.into(), &"mesh.local".into()),
+        "{report}"
+    );
+    // The policy as it was applied is in it; one letter of that is turned.
+    let line = export.lines().position(|line| line.contains("\"after_yaml\"")).unwrap() + 1;
+    std::fs::write(&file, export.replacen("serviceAccount: caller", "serviceAccount: callar", 1)).unwrap();
+    let output = verify();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{report}");
+    assert_eq!((&report["intact"], &report["line"]), (&false.into(), &line.into()), "{report}");
 }
