@@ -2,6 +2,11 @@
 //!
 //! Called by `app` alone, and only where it runs in a cluster. Nothing outside of this module and the webhook knows the
 //! Kubernetes API; what they are told is an [`index::Platform`](crate::index::Platform).
+//!
+//! # Replicas
+//! Any replica serves any proxy. What all have in common: the objects (the API server), the authority (`secret`), how far each
+//! proxy is (`peers`). What each has of its own: the history in its store, with its own count of revisions, and what
+//! the proxies that it serves have reported, so that edges, decisions and events are those of one replica.
 
 mod follow;
 mod leader;

@@ -17,14 +17,14 @@ use crate::store::Store;
 use crate::store::view::ReadView;
 use aws_lc_rs::digest;
 use futures_util::{StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use mesh_ca::authority::ProxyTrust;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -180,6 +180,7 @@ impl Peers {
         let task = async move {
             let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), cluster.namespace.as_str());
             let name = format!("mesh-replica-{}", cluster.pod);
+            let owner = owner(&cluster).await;
             let mut changes = mesh.fleet.watch();
             let mut written = None;
             loop {
@@ -195,7 +196,7 @@ impl Peers {
                     labels.insert(LABEL.to_owned(), cluster.pod.to_string());
                     let map = json!({
                         "apiVersion": "v1", "kind": "ConfigMap",
-                        "metadata": { "name": name, "labels": labels },
+                        "metadata": { "name": name, "labels": labels, "ownerReferences": owner },
                         "data": { KEY: json!(replica).to_string() },
                     });
                     let how = PatchParams::apply(FIELD_MANAGER).force();
@@ -213,5 +214,55 @@ impl Peers {
             }
         };
         ("the word to other replicas", Box::pin(task))
+    }
+}
+
+/// The pod of this replica as the owner of what it writes, so that this goes with it; nobody outside of a pod.
+async fn owner(cluster: &Cluster) -> Value {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), cluster.namespace.as_str());
+    let uid = pods.get_opt(cluster.pod.as_str()).await.ok().flatten().and_then(|pod| pod.metadata.uid);
+    match uid {
+        Some(uid) => json!([{ "apiVersion": "v1", "kind": "Pod", "name": cluster.pod.as_str(), "uid": uid }]),
+        None => json!([]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::testing::{self, Answer};
+
+    #[tokio::test]
+    async fn what_a_replica_writes_goes_with_its_pod() {
+        let pod =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "mesh-control-0", "uid": "u-1"}});
+        let inside = testing::cluster(move |call| {
+            assert_eq!(call.path, "/api/v1/namespaces/mesh-system/pods/mesh-control-0");
+            Answer::Ok(pod.clone())
+        });
+        assert_eq!(owner(&inside).await[0]["uid"], "u-1");
+        assert_eq!(owner(&testing::cluster(|_| Answer::NotFound)).await, json!([]));
+    }
+
+    #[test]
+    fn what_others_tell_counts_while_they_live_and_by_content_not_by_number() {
+        let peers = Peers::default();
+        peers.digests().by_revision.extend([(4, "aa".to_owned()), (5, "bb".to_owned())]);
+        let told = |instance: &str, catalog: &str| Told {
+            id: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
+            instance: instance.to_owned(),
+            catalog: catalog.to_owned(),
+            bundle: 3,
+            serial: vec![7],
+        };
+        let now = clock::unix_ms(clock::wall());
+        let proxies = vec![told("web-1", "bb"), told("web-2", "aa"), told("web-3", "cc")];
+        let gone = Replica { at_ms: now.saturating_sub(60_000), proxies: vec![told("web-9", "bb")] };
+        let replicas = [("b".to_owned(), Replica { at_ms: now, proxies }), ("c".to_owned(), gone)];
+        *peers.replicas.lock().unwrap() = replicas.into();
+        let expected = [("web-1", 5), ("web-2", 4), ("web-3", 0)];
+        assert_eq!(peers.revisions(), expected.map(|(name, revision)| (name.to_owned(), revision)).into());
+        assert_eq!(peers.trust().len(), 3);
+        assert_eq!(peers.trust()[0].bundle_sequence, 3);
     }
 }
