@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Join(command::join::JoinArgs),
     /// Installs the control plane on a Kubernetes cluster, and waits until it is ready
     Install(command::install::InstallArgs),
+    /// Brings the mesh on a Kubernetes cluster to this version; sets it back when it does not become ready
+    Upgrade(command::upgrade::UpgradeArgs),
     /// Takes the mesh off a Kubernetes cluster, with everything it made there
     Uninstall(command::uninstall::UninstallArgs),
     /// Gives the pods of manifests their proxies, without asking any cluster
@@ -115,6 +117,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Run(args) => command::run::run(args, session).await,
         Command::Join(args) => command::join::run(args).await,
         Command::Install(args) => command::install::run(args, session).await,
+        Command::Upgrade(args) => command::upgrade::run(args, session).await,
         Command::Uninstall(args) => command::uninstall::run(args, session).await,
         Command::Inject(args) => command::inject::run(&args, session),
         Command::Apply(args) => command::apply::run(args, session).await,

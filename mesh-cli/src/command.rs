@@ -24,4 +24,5 @@ pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod uninstall;
 pub(crate) mod up;
+pub(crate) mod upgrade;
 pub(crate) mod version;

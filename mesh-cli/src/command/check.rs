@@ -1,8 +1,9 @@
 //! `meshctl check`: this machine and the running mesh, each finding with its reason and the command that mends it.
 //!
-//! `machine` looks at what a control plane and sidecars need here, `mesh` asks the control plane; `repair` salvages a
+//! `machine` looks at what a control plane and sidecars need here, `cluster` at what they need there, `mesh` asks the control plane; `repair` salvages a
 //! damaged store when told to. Nothing else changes anything.
 
+mod cluster;
 mod machine;
 mod mesh;
 mod repair;
@@ -16,6 +17,7 @@ use serde::Serialize;
 const EXAMPLES: &str = "\
 Examples:
   meshctl check                     # exit code 3 when anything is wrong
+  meshctl check --pre               # before an installation on a cluster
   meshctl check -o json
   meshctl check --repair-store      # salvages a damaged store, and keeps the damaged one";
 
@@ -26,6 +28,9 @@ pub(crate) struct CheckArgs {
     /// Rebuild a damaged store from everything that still verifies; no control plane may run
     #[arg(long)]
     repair_store: bool,
+    /// Whether the mesh can be installed on the cluster of the kubeconfig
+    #[arg(long, conflicts_with = "repair_store")]
+    pre: bool,
 }
 
 /// How a check ended.
@@ -83,8 +88,18 @@ pub(crate) async fn run(args: CheckArgs, session: &Session) -> Result<Exit, Fail
     if args.repair_store {
         return repair::run(session).await;
     }
-    let mut checks = machine::check(session);
-    checks.extend(mesh::check(session).await);
+    let checks = if args.pre {
+        let cluster = session.cluster.connect().await?;
+        cluster::before(&cluster).await
+    } else if let Some(cluster) = session.meant().await? {
+        let mut checks = cluster::after(&cluster).await;
+        checks.extend(mesh::check_cluster(&cluster).await);
+        checks
+    } else {
+        let mut checks = machine::check(session);
+        checks.extend(mesh::check(session).await);
+        checks
+    };
     let healthy = checks.iter().all(|check| check.verdict != Verdict::Fail);
     let checked = Checked { healthy, checks };
     output::print_value(session.format, &checked, || text(&checked))?;

@@ -1,6 +1,7 @@
 //! `meshctl status`: whether the mesh is well.
 
 use super::ca::{CaOut, when};
+use crate::cluster::health::{self, Health};
 use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Grid, Tone};
@@ -36,6 +37,9 @@ struct StatusOut {
     audit_sequence: u64,
     proxies: Vec<ProxyOut>,
     certificate_authority: Option<CaOut>,
+    /// The mesh's parts, where it is that of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<Health>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +69,13 @@ pub(crate) async fn run(args: StatusArgs, session: &Session) -> Result<Exit, Fai
     let StatusArgs {} = args;
     let client = session.admin().await?;
     let response = client.answer(client.api().status(v1::StatusRequest {}).await)?;
-    let status = to_out(response, output::now_ms());
+    let mut status = to_out(response, output::now_ms());
+    if let Some(cluster) = session.meant().await? {
+        let health = health::look(&cluster).await?;
+        status.problems.extend(health.problems.iter().cloned());
+        status.healthy = status.problems.is_empty();
+        status.kubernetes = Some(health);
+    }
     output::print_value(session.format, &status, || table(&status))?;
     Ok(if status.healthy { Exit::Done } else { Exit::Bad })
 }
@@ -115,6 +125,7 @@ fn to_out(response: v1::StatusResponse, now_ms: u64) -> StatusOut {
         audit_sequence,
         proxies: proxies.into_iter().map(ProxyOut::from).collect(),
         certificate_authority: ca.map(CaOut::from),
+        kubernetes: None,
     }
 }
 
@@ -173,9 +184,17 @@ fn table(status: &StatusOut) -> String {
     if let Some(ca) = &status.certificate_authority {
         text.push_str(&format!("authority     {}\n", ca.summary(now)));
     }
+    if let Some(health) = &status.kubernetes {
+        text.push_str(&components(health));
+    }
     text.push('\n');
     if status.proxies.is_empty() {
-        text.push_str("no workload is connected; start one with: meshctl run --name NAME -- CMD…\n");
+        text.push_str(match status.kubernetes {
+            None => "no workload is connected; start one with: meshctl run --name NAME -- CMD…\n",
+            Some(_) => {
+                "no workload is connected; bring a namespace in: kubectl label namespace NAME meshctl.io/inject=enabled\n"
+            }
+        });
         return text;
     }
     let mut grid =
@@ -199,6 +218,35 @@ fn table(status: &StatusOut) -> String {
             (Tone::Plain, lag),
             (Tone::Plain, when(proxy.expires_ms, now)),
             (Tone::Dim, duration::show(Duration::from_millis(now.saturating_sub(proxy.connected_ms)))),
+        ]);
+    }
+    text.push_str(&grid.to_text());
+    text
+}
+
+/// The parts of the mesh on a cluster.
+fn components(health: &Health) -> String {
+    let mut text = format!(
+        "cluster       {}, Kubernetes {}\nreplicas      {} of {} ready\npods          {} with a proxy, {} without that should have one\n\n",
+        output::clean(&health.cluster),
+        output::clean(&health.kubernetes),
+        health.replicas_ready,
+        health.replicas_wanted,
+        health.meshed_pods,
+        health.unmeshed_pods.len(),
+    );
+    let mut grid = Grid::new(&["CONTROL PLANE", "STATE", "RESTARTS", "IMAGE", "NODE"]);
+    for component in &health.components {
+        let (tone, state) = match component.ready {
+            true => (Tone::Good, "ready".to_owned()),
+            false => (Tone::Bad, component.trouble.clone()),
+        };
+        grid.row([
+            (Tone::Plain, component.pod.clone()),
+            (tone, state),
+            (Tone::Plain, component.restarts.to_string()),
+            (Tone::Plain, component.image.clone()),
+            (Tone::Dim, component.node.clone()),
         ]);
     }
     text.push_str(&grid.to_text());

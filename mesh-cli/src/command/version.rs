@@ -6,6 +6,7 @@ use crate::session::Session;
 use clap::Args;
 use mesh_proto::wire::v1;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,6 +27,9 @@ struct Versions {
     meshctl: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     control: Option<String>,
+    /// How many proxies run each version.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    proxies: BTreeMap<String, usize>,
 }
 
 /// Prints the versions. An absent control plane is not an error.
@@ -33,16 +37,25 @@ struct Versions {
 /// # Errors
 /// When the output cannot be written.
 pub(crate) async fn run(args: VersionArgs, session: &Session) -> Result<Exit, Failure> {
-    let mut versions = Versions { meshctl: env!("CARGO_PKG_VERSION"), control: None };
+    let mut versions =
+        Versions { meshctl: env!("CARGO_PKG_VERSION"), control: None, proxies: BTreeMap::new() };
     if !args.client
         && let Ok(client) = session.admin().await
     {
         let status = client.answer(client.api().status(v1::StatusRequest {}).await)?;
         versions.control = Some(output::clean(&status.version));
+        for proxy in &status.proxies {
+            let count = versions.proxies.entry(output::clean(&proxy.version)).or_default();
+            *count = count.saturating_add(1);
+        }
     }
     output::print_value(session.format, &versions, || {
         let control = versions.control.as_deref().unwrap_or("none answers");
-        format!("meshctl  {}\ncontrol  {control}\n", versions.meshctl)
+        let mut text = format!("meshctl  {}\ncontrol  {control}\n", versions.meshctl);
+        for (version, count) in &versions.proxies {
+            text.push_str(&format!("proxies  {version} ({count})\n"));
+        }
+        text
     })?;
     Ok(Exit::Done)
 }

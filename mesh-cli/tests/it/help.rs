@@ -12,6 +12,7 @@ const COMMANDS: &[&[&str]] = &[
     &["join"],
     &["apply"],
     &["install"],
+    &["upgrade"],
     &["uninstall"],
     &["get"],
     &["inject"],

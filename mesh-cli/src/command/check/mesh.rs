@@ -2,6 +2,7 @@
 
 use super::Finding;
 use crate::admin_client::AdminClient;
+use crate::cluster::access::Cluster;
 use crate::command::ca::when;
 use crate::command::restore::STORE_NAME;
 use crate::failure::Failure;
@@ -25,18 +26,27 @@ pub(super) async fn check(session: &Session) -> Vec<Finding> {
             }];
         }
     };
-    match ask(&client).await {
-        Ok(findings) => findings,
-        Err(failure) => {
-            // A finding is one line; a refusal says in more of them how the right is granted.
-            let first = failure.message.lines().next().unwrap_or_default().to_owned();
-            let next = match &*failure.next {
-                [] => "meshctl status   # says the whole of it".to_owned(),
-                next => next.join("; "),
-            };
-            vec![Finding::fail(ABOUT, first, next)]
-        }
-    }
+    ask(&client).await.unwrap_or_else(|failure| vec![failed(ABOUT, &failure)])
+}
+
+/// The same of the mesh on a cluster.
+pub(super) async fn check_cluster(cluster: &Cluster) -> Vec<Finding> {
+    const ABOUT: &str = "administration";
+    let asked = match AdminClient::connect_to_cluster(cluster).await {
+        Ok(client) => ask(&client).await,
+        Err(failure) => Err(failure),
+    };
+    asked.unwrap_or_else(|failure| vec![failed(ABOUT, &failure)])
+}
+
+/// A failure as a finding, which is one line; a refusal says in more of them how the right is granted.
+fn failed(about: &'static str, failure: &Failure) -> Finding {
+    let first = failure.message.lines().next().unwrap_or_default().to_owned();
+    let next = match &*failure.next {
+        [] => "meshctl status   # says the whole of it".to_owned(),
+        next => next.join("; "),
+    };
+    Finding::fail(about, first, next)
 }
 
 async fn ask(client: &AdminClient) -> Result<Vec<Finding>, Failure> {
