@@ -86,7 +86,7 @@ pub struct Args {
     /// Data threads.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: u16,
-    /// Whether opaque connections to and from another proxy may share TLS sessions: on or off.
+    /// Whether connections to and from another proxy may share TLS sessions: on or off.
     #[arg(long, value_name = "on|off", default_value = "on")]
     multiplexing: Multiplexing,
     /// How long requests may take to finish at shutdown, in seconds.

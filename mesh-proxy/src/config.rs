@@ -40,7 +40,7 @@ pub struct Config {
     pub access_log: AccessLogTarget,
     /// Data threads; 0 counts as 1.
     pub workers: usize,
-    /// Whether opaque connections between two proxies may share sessions.
+    /// Whether connections between two proxies may share sessions, opaque ones and those of HTTP/1 exchanges.
     pub multiplexing: Multiplexing,
     /// How long requests and tunnels may take to finish at shutdown.
     pub drain: Duration,
@@ -68,7 +68,7 @@ pub struct PodConfig {
     pub foreseen: Vec<IpAddr>,
 }
 
-/// Whether opaque connections between two proxies may share mutual TLS sessions.
+/// Whether connections between two proxies may share mutual TLS sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Multiplexing {
     /// Where the other proxy can do it too.

@@ -98,7 +98,7 @@ pub(crate) struct SidecarArgs {
     /// Data threads of the sidecar
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) workers: u16,
-    /// Whether opaque connections to and from another sidecar may share TLS sessions
+    /// Whether connections to and from another sidecar may share TLS sessions
     #[arg(long, default_value = "on", value_name = "on|off")]
     pub(crate) multiplexing: mesh_proxy::Multiplexing,
     /// What the sidecar logs, for instance warn or mesh_proxy=debug
