@@ -61,7 +61,7 @@ fn mistakes(stage: &Stage<'_>) -> Result<()> {
     edit(&["set-credentials", "nobody", &format!("--token={token}")])?;
     edit(&["set-context", "nobody", &format!("--cluster={name}"), "--user=nobody"])?;
     let said = cluster.meshctl(&["install", "--kubeconfig", &path, "--context", "nobody"])?;
-    refused(&said, 1, "create customresourcedefinitions")?;
+    refused(&said, 1, "customresourcedefinitions.apiextensions.k8s.io")?;
 
     edit(&["set-cluster", &name, "--server=https://127.0.0.1:1"])?;
     let said = cluster.meshctl(&["install", "--kubeconfig", &path])?;

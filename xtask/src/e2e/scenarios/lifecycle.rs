@@ -34,10 +34,11 @@ pub(super) fn uninstall(stage: &Stage<'_>) -> Result<()> {
         ensure!(left.is_empty(), "there are {left}");
         Ok(())
     })?;
-    cluster.meshctl(&["uninstall", "--yes"])?.ok("meshctl uninstall")?;
+    cluster.meshctl(&["uninstall"])?.ok("meshctl uninstall")?;
     let kinds = "namespaces,crds,clusterroles,clusterrolebindings,mutatingwebhookconfigurations,validatingwebhookconfigurations,priorityclasses,apiservices";
     let all = cluster.told(&["get", kinds, "-o", "name"])?;
-    let left: Vec<&str> = all.lines().filter(|line| line.contains("mesh")).collect();
+    let is_ours = |line: &&str| ["meshctl", SYSTEM, "mesh-control"].iter().any(|name| line.contains(name));
+    let left: Vec<&str> = all.lines().filter(is_ours).collect();
     ensure!(left.is_empty(), "left behind: {}", left.join(", "));
     let trust = cluster.told(&["get", "configmaps", "-A", "-o", "jsonpath={.items[*].metadata.name}"])?;
     ensure!(!trust.contains("meshctl-trust"), "the trust of the mesh is still in a namespace");
