@@ -157,7 +157,8 @@ pub enum Origin {
 /// # Why
 /// Retrying what may have been processed charges cards twice. `Safe` is given only where the origin cannot have seen
 /// the whole request: nothing was sent yet; or a meshed peer ended the connection cleanly before any byte of an answer,
-/// which our proxies do only when they have read no byte of a request; or the peer said so (GOAWAY, REFUSED_STREAM).
+/// which our proxies do only when they have read no byte of a request; or the peer said so (GOAWAY, REFUSED_STREAM, a
+/// `connect_failed` of a peer's proxy, whose application took no connection).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Retry {
     /// Provably unprocessed; nothing of the request was used up.

@@ -179,7 +179,7 @@ async fn attempt_h1(
                     return last;
                 }
                 // A kept connection may just have been closed: that says nothing about the endpoint.
-                if was_kept {
+                if was_kept && failure.refusal != Refusal::ConnectFailed {
                     again = Some(lane);
                 } else {
                     attempts.failed(&lane);

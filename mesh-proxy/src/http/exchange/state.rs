@@ -8,7 +8,7 @@ use crate::http::h1::{
     Server, Version,
 };
 use crate::http::{Failure, Limits, Meter, Origin, Retry};
-use crate::refusal::{Malformed, Refusal};
+use crate::refusal::{Malformed, REASON_FIELD, Refusal};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -380,10 +380,28 @@ where
                 }
                 self.down = Down::Head(None);
             }
+            503 if self.is_unprocessed(head) => {
+                return Err(Stop { refusal: Refusal::ConnectFailed, retry: Retry::Safe });
+            }
             _ => self.on_final(head),
         }
         self.client.link.consume(head.length());
         Ok(())
+    }
+
+    /// Whether a peer's proxy says that its application took no connection, and the caller can still be spared that: it
+    /// has seen nothing of an answer, and its request is still here. The word is the proxy's, which removes it from what
+    /// its application answers; so the request reached nobody, or is one of a kind that may be repeated.
+    fn is_unprocessed(&self, head: &ResponseHead) -> bool {
+        let bytes = self.client.link.unread();
+        let says = |(name, value, _): (&[u8], &[u8], Known)| {
+            name.eq_ignore_ascii_case(REASON_FIELD.as_bytes())
+                && value == Refusal::ConnectFailed.label().as_bytes()
+        };
+        self.what.origin == Origin::MeshPeer
+            && !self.answered
+            && self.server.link.is_marked()
+            && head.fields(bytes).any(says)
     }
 
     fn on_upgrade(&mut self, head: &ResponseHead) -> Result<(), Stop> {

@@ -90,6 +90,11 @@ impl<S> Link<S> {
         true
     }
 
+    /// Whether [`Link::rewind`] would succeed.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked.is_some()
+    }
+
     /// Ends [`Link::mark`].
     pub(crate) fn unmark(&mut self) {
         self.marked = None;

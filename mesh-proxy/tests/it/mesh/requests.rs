@@ -169,6 +169,29 @@ async fn a_failed_connect_is_tried_on_another_endpoint() {
 }
 
 #[tokio::test]
+async fn an_endpoint_whose_application_is_gone_is_passed_over() {
+    let pair = Pair::start(apps::http1().await, vec![allow("web")]).await;
+    let gone = Plan { instance: "api-gone", ..serves("api", apps::nobody().await) };
+    let _gone = gone.start(&pair.control).await;
+    pair.control.settled().await;
+    for n in 0..20 {
+        let answer = get(pair.web.to(), &format!("/{n}"), "api").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_gone_application_without_another_is_said_to_be_gone() {
+    let pair = Pair::start(apps::nobody().await, vec![allow("web")]).await;
+    let answer = get(pair.web.to(), "/", "api").await;
+    assert_eq!(
+        (answer.status, answer.fields["x-mesh-reason"].as_str()),
+        (503, "connect_failed"),
+        "{answer:?}"
+    );
+}
+
+#[tokio::test]
 async fn an_impostor_is_refused_by_the_caller() {
     let control = Control::start();
     control.change(|state| {
