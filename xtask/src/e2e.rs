@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 use cluster::Cluster;
 use kind::Kind;
 use report::Report;
-use scenarios::{After, Scenario};
+use scenarios::{After, Again, Scenario};
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -46,6 +46,9 @@ pub(crate) struct Args {
     /// Use the cluster of this kubeconfig. Images are loaded into it when it is one of kind.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Run what failed once more, and say so.
+    #[arg(long)]
+    again: bool,
     /// How the mesh's programs are built.
     #[arg(long, default_value = "dev")]
     profile: Profile,
@@ -147,7 +150,8 @@ impl Run<'_> {
         let cluster =
             Cluster::new(tools.clone(), &made.kubeconfig, self.args.profile.program("meshctl"), &self.tag);
         let after = if self.args.keep { After::Keep } else { After::Clear };
-        Ok(scenarios::run(&cluster, chosen, &self.folder, after))
+        let again = if self.args.again { Again::WhatFailed } else { Again::Nothing };
+        Ok(scenarios::run(&cluster, chosen, &self.folder, (after, again)))
     }
 
     fn images(&self, tools: &Tools) -> Result<Vec<String>> {

@@ -10,6 +10,8 @@ struct Case {
     name: &'static str,
     took: Duration,
     problem: Option<String>,
+    /// What was wrong at the first attempt, of one that passed at the second.
+    at_first: Option<String>,
 }
 
 /// All of them.
@@ -26,7 +28,15 @@ impl Report {
             None => eprintln!("==> {name}: passed after {took:.1?}"),
             Some(problem) => eprintln!("==> {name}: FAILED after {took:.1?}: {problem}"),
         }
-        self.cases.push(Case { name, took, problem });
+        let before = self.cases.iter_mut().find(|case| case.name == name);
+        match before {
+            Some(case) => {
+                let at_first = case.problem.take();
+                (case.took, case.problem) = (case.took.saturating_add(took), problem);
+                case.at_first = at_first.filter(|_| case.problem.is_none());
+            }
+            None => self.cases.push(Case { name, took, problem, at_first: None }),
+        }
     }
 
     /// How many there were.
@@ -43,8 +53,14 @@ impl Report {
     pub(super) fn summary(&self) -> String {
         let failed: Vec<&str> =
             self.cases.iter().filter(|case| case.problem.is_some()).map(|case| case.name).collect();
-        let names = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
-        format!("{} passed, {} failed{names}", self.total() - failed.len(), failed.len())
+        let second: Vec<&str> =
+            self.cases.iter().filter(|case| case.at_first.is_some()).map(|case| case.name).collect();
+        let named = |before: &str, names: &[&str]| {
+            if names.is_empty() { String::new() } else { format!("{before}{}", names.join(", ")) }
+        };
+        let (passed, not) = (self.total() - failed.len(), failed.len());
+        let second = named("; only at the second attempt: ", &second);
+        format!("{passed} passed, {not} failed{}{second}", named(": ", &failed))
     }
 
     /// Writes JUnit's XML.
@@ -62,7 +78,12 @@ impl Report {
         for case in &self.cases {
             let (name, time) = (case.name, case.took.as_secs_f64());
             // Writing into a `String` cannot fail.
-            let _ = match &case.problem {
+            let _ = match case.problem.as_ref().or(case.at_first.as_ref()) {
+                Some(problem) if case.problem.is_none() => writeln!(
+                    out,
+                    "<testcase classname=\"e2e\" name=\"{name}\" time=\"{time:.1}\"><system-out>passed at the second attempt; at the first: {}</system-out></testcase>",
+                    escaped(problem)
+                ),
                 None => writeln!(out, "<testcase classname=\"e2e\" name=\"{name}\" time=\"{time:.1}\"/>"),
                 Some(problem) => writeln!(
                     out,
@@ -94,6 +115,20 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_passes_at_the_second_attempt_is_named() {
+        let mut report = Report::default();
+        let second = Duration::from_secs(1);
+        report.note("scaling", second, &Err(anyhow::anyhow!("1 of 977 failed")));
+        report.note("deny", second, &Err(anyhow::anyhow!("it answers 200")));
+        report.note("scaling", second, &Ok(()));
+        report.note("deny", second, &Err(anyhow::anyhow!("it still does")));
+        assert_eq!(report.summary(), "1 passed, 1 failed: deny; only at the second attempt: scaling");
+        let xml = report.junit();
+        assert!(xml.contains("<system-out>passed at the second attempt; at the first: 1 of 977"), "{xml}");
+        assert!(xml.contains("<failure>it still does</failure>"), "{xml}");
+    }
 
     #[test]
     fn a_failure_is_told_to_people_and_machines() {
