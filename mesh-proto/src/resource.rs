@@ -4,6 +4,9 @@
 //! what one workload needs. Nothing here reads files or clocks, and nothing decides on requests.
 
 pub mod access_policy;
+pub mod alert;
+pub mod alert_rule;
+pub mod alert_sink;
 pub mod catalog;
 pub mod document;
 pub mod key;
@@ -57,6 +60,10 @@ pub enum Resource {
     Service(service::Service),
     /// A known workload.
     Workload(service::Workload),
+    /// Which alarms go where.
+    AlertRule(alert_rule::AlertRule),
+    /// A place that alarms are sent to.
+    AlertSink(alert_sink::AlertSink),
 }
 
 /// Canonical YAML is at most eight times as long as what was read (a list `[a, a, …]` becomes one line for each entry), so
@@ -139,6 +146,8 @@ fn read(reader: &mut Reader, root: At<'_>) -> Option<Resource> {
         Kind::RateLimit => rate_limit::RateLimit::read(reader, meta, spec).map(Resource::RateLimit),
         Kind::Service => service::Service::read(reader, meta, spec).map(Resource::Service),
         Kind::Workload => service::Workload::read(reader, meta, spec).map(Resource::Workload),
+        Kind::AlertRule => alert_rule::AlertRule::read(reader, meta, spec).map(Resource::AlertRule),
+        Kind::AlertSink => alert_sink::AlertSink::read(reader, meta, spec).map(Resource::AlertSink),
     };
     resource.filter(|_| complete)
 }
@@ -155,6 +164,8 @@ impl Resource {
             Self::RateLimit(object) => &object.meta,
             Self::Service(object) => &object.meta,
             Self::Workload(object) => &object.meta,
+            Self::AlertRule(object) => &object.meta,
+            Self::AlertSink(object) => &object.meta,
         }
     }
 
@@ -169,6 +180,8 @@ impl Resource {
             Self::RateLimit(_) => Kind::RateLimit,
             Self::Service(_) => Kind::Service,
             Self::Workload(_) => Kind::Workload,
+            Self::AlertRule(_) => Kind::AlertRule,
+            Self::AlertSink(_) => Kind::AlertSink,
         }
     }
 
@@ -189,6 +202,8 @@ impl Resource {
             Self::RateLimit(object) => object.write(),
             Self::Service(object) => object.write(),
             Self::Workload(object) => object.write(),
+            Self::AlertRule(object) => object.write(),
+            Self::AlertSink(object) => object.write(),
         };
         Map::new()
             .with("apiVersion", API_VERSION)

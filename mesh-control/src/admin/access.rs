@@ -196,7 +196,10 @@ pub(crate) fn is_owners_alone(resource: &Resource) -> Option<&'static str> {
             binds_users.then_some("bind users to admin roles")
         }
         Resource::Workload(_) => Some("say which user may have a workload's identity"),
+        // It makes the control plane call places of its author's choice, and an alarm that goes nowhere is none.
+        Resource::AlertSink(_) => Some("say where alarms are sent"),
         Resource::Role(_)
+        | Resource::AlertRule(_)
         | Resource::AccessPolicy(_)
         | Resource::Segment(_)
         | Resource::RateLimit(_)

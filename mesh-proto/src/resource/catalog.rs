@@ -18,7 +18,7 @@ use super::mesh_config::MeshConfig;
 use super::problem::Problem;
 use super::role::{AdminAction, AdminRole, Grants, Holder, Role};
 use super::segment::Segment;
-use super::{Resource, access_policy, mesh_config, rate_limit, role, service};
+use super::{Resource, access_policy, alert_rule, alert_sink, mesh_config, rate_limit, role, service};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::limit::RateLimit;
 use crate::name::{InstanceName, Namespace, ObjectName, ServiceRef};
@@ -202,6 +202,22 @@ impl Catalog {
     fn rate_limits(&self) -> impl Iterator<Item = &rate_limit::RateLimit> {
         self.of_kind(Kind::RateLimit).filter_map(|resource| match &**resource {
             Resource::RateLimit(object) => Some(object),
+            _ => None,
+        })
+    }
+
+    /// Which alarms go where, in the order of the rules' names.
+    pub fn alert_rules(&self) -> impl Iterator<Item = &alert_rule::AlertRule> {
+        self.of_kind(Kind::AlertRule).filter_map(|resource| match &**resource {
+            Resource::AlertRule(object) => Some(object),
+            _ => None,
+        })
+    }
+
+    /// The places that alarms are sent to, in the order of their names.
+    pub fn alert_sinks(&self) -> impl Iterator<Item = &alert_sink::AlertSink> {
+        self.of_kind(Kind::AlertSink).filter_map(|resource| match &**resource {
+            Resource::AlertSink(object) => Some(object),
             _ => None,
         })
     }

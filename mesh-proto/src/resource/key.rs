@@ -4,7 +4,7 @@ use crate::name::{NameError, Namespace, ObjectName};
 use std::fmt;
 use std::str::FromStr;
 
-/// The eight kinds of `meshctl.io/v1alpha1`.
+/// The ten kinds of `meshctl.io/v1alpha1`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Kind {
     /// Mesh-wide settings; there is one, named `mesh`.
@@ -23,11 +23,15 @@ pub enum Kind {
     Service,
     /// A workload, and what attests it.
     Workload,
+    /// Which alarms go where.
+    AlertRule,
+    /// A place that alarms are sent to.
+    AlertSink,
 }
 
 impl Kind {
     /// All kinds, in the order in which they are shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::MeshConfig,
         Self::AccessPolicy,
         Self::Role,
@@ -36,6 +40,8 @@ impl Kind {
         Self::RateLimit,
         Self::Service,
         Self::Workload,
+        Self::AlertRule,
+        Self::AlertSink,
     ];
 
     /// The word in the `kind` field.
@@ -49,13 +55,20 @@ impl Kind {
             Self::RateLimit => "RateLimit",
             Self::Service => "Service",
             Self::Workload => "Workload",
+            Self::AlertRule => "AlertRule",
+            Self::AlertSink => "AlertSink",
         }
     }
 
     /// Whether objects of this kind live in a namespace, may do so, or belong to the whole mesh.
     pub fn home(self) -> Home {
         match self {
-            Self::MeshConfig | Self::Role | Self::RoleBinding | Self::Segment => Home::Mesh,
+            Self::MeshConfig
+            | Self::Role
+            | Self::RoleBinding
+            | Self::Segment
+            | Self::AlertRule
+            | Self::AlertSink => Home::Mesh,
             Self::AccessPolicy | Self::RateLimit => Home::Either,
             Self::Service | Self::Workload => Home::Namespace,
         }
@@ -73,6 +86,8 @@ impl Kind {
             "ratelimit" | "ratelimits" | "rl" | "limit" | "limits" => Self::RateLimit,
             "service" | "services" | "svc" => Self::Service,
             "workload" | "workloads" | "wl" => Self::Workload,
+            "alertrule" | "alertrules" | "ar" => Self::AlertRule,
+            "alertsink" | "alertsinks" | "as" | "sink" | "sinks" => Self::AlertSink,
             _ => return None,
         })
     }
@@ -126,7 +141,7 @@ pub enum KeyError {
     Shape(String),
     /// No such kind.
     #[error(
-        "unknown kind {0:?}; there are MeshConfig, AccessPolicy, Role, RoleBinding, Segment, RateLimit, Service, Workload"
+        "unknown kind {0:?}; there are MeshConfig, AccessPolicy, Role, RoleBinding, Segment, RateLimit, Service, Workload, AlertRule, AlertSink"
     )]
     Kind(String),
     /// The namespace or the name is malformed.

@@ -126,7 +126,10 @@ impl Check<'_> {
             Resource::Segment(segment) => self.segment(segment),
             Resource::RateLimit(limit) => self.rate_limit(limit),
             Resource::Role(role) => self.role(role),
-            Resource::Service(_) | Resource::Workload(_) => {}
+            Resource::Service(_)
+            | Resource::Workload(_)
+            | Resource::AlertRule(_)
+            | Resource::AlertSink(_) => {}
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) struct Reference {
     pub(super) line: Option<u32>,
 }
 
-/// All roles and segments that an object names.
+/// All roles, segments and sinks that an object names.
 pub(super) fn references(resource: &Resource) -> Vec<Reference> {
     match resource {
         Resource::AccessPolicy(policy) => {
@@ -54,7 +54,16 @@ pub(super) fn references(resource: &Resource) -> Vec<Reference> {
             };
             accepts.map(reference).collect()
         }
+        Resource::AlertRule(rule) => {
+            let reference = |(index, name)| Reference {
+                key: mesh_wide(Kind::AlertSink, name),
+                field: format!("spec.sinks[{index}]"),
+                line: None,
+            };
+            rule.sinks.iter().enumerate().map(reference).collect()
+        }
         Resource::MeshConfig(_)
+        | Resource::AlertSink(_)
         | Resource::Role(_)
         | Resource::RateLimit(_)
         | Resource::Service(_)

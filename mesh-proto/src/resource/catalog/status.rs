@@ -67,7 +67,11 @@ pub(super) fn statuses(catalog: &Catalog, fleet: &[Target<'_>], now: u64) -> BTr
             workload.meta.namespace.as_ref() == Some(target.namespace)
                 && workload.meta.name == *target.workload
         })),
-        Resource::MeshConfig(_) | Resource::Role(_) | Resource::RoleBinding(_) => Status::Accepted,
+        Resource::MeshConfig(_)
+        | Resource::Role(_)
+        | Resource::RoleBinding(_)
+        | Resource::AlertRule(_)
+        | Resource::AlertSink(_) => Status::Accepted,
     };
     catalog.iter().map(|(key, resource)| (key.clone(), status(resource))).collect()
 }
