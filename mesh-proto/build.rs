@@ -4,11 +4,12 @@
 use prost::Message;
 use std::path::PathBuf;
 
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "mesh/v1/identity.proto",
     "mesh/v1/policy.proto",
     "mesh/v1/discovery.proto",
     "mesh/v1/telemetry.proto",
+    "mesh/v1/observe.proto",
     "mesh/v1/admin.proto",
 ];
 

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Status(command::status::StatusArgs),
     /// Shows who calls whom: protocol, identity, TLS, decisions, latency
     Edges(command::edges::EdgesArgs),
+    /// Shows what is unusual: alarms, acknowledgements, silences, sinks
+    Alerts(command::alerts::AlertsArgs),
     /// Shows certificates: whose, from whom, on what evidence, until when
     Identity(command::identity::IdentityArgs),
     /// Shows, rotates and revokes what the certificate authority issued; makes join tokens
@@ -129,6 +131,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Explain(args) => command::explain::run(args, session).await,
         Command::Status(args) => command::status::run(args, session).await,
         Command::Edges(args) => command::edges::run(args, session).await,
+        Command::Alerts(args) => command::alerts::run(args, session).await,
         Command::Identity(args) => command::identity::run(args, session).await,
         Command::Ca(args) => command::ca::run(args, session).await,
         Command::Events(args) => command::events::run(args, session).await,

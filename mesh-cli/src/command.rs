@@ -1,5 +1,6 @@
 //! One module for each command: its arguments, and what it does with them.
 
+pub(crate) mod alerts;
 pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;

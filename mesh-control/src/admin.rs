@@ -20,12 +20,15 @@ pub(crate) mod receipts;
 mod report;
 pub(crate) mod server;
 pub(crate) mod users;
+mod watch;
 
+use crate::alarm::Alarms;
 use crate::audit::AuditKey;
 use crate::authority::CertificateAuthority;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
 use crate::events::{Event, Events};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::notices::Notices;
 use crate::store::write::{Committed, Verb, Write};
@@ -60,6 +63,10 @@ pub(crate) struct Control {
     pub(crate) audit_key: Arc<AuditKey>,
     /// Security events.
     pub(crate) events: Arc<Events>,
+    /// Who called whom, when.
+    pub(crate) ledger: Arc<Ledger>,
+    /// What is unusual about it.
+    pub(crate) alarms: Arc<Alarms>,
     /// One change at a time: each is checked against the catalog that the one before has made.
     pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
     /// The control plane's own uid.

@@ -16,6 +16,7 @@
 mod in_cluster;
 mod opening;
 mod scrape;
+mod watching;
 
 use crate::admin::receipts::Receipts;
 use crate::admin::server::{self as admin_server, AdminService};
@@ -194,6 +195,7 @@ pub async fn run(
     plane.control.mesh.freeze();
     keep_registry_now(&plane.control).await;
     tasks.stop().await;
+    watching::close(&plane.control);
     // The path is ours as long as we hold the lock; a left-over one would only be removed by the next start.
     let _ = std::fs::remove_file(&socket);
     tracing::info!("control plane stopped");
@@ -283,6 +285,7 @@ impl Plane {
         let Place { instance, advertised, home, reviewer, elsewhere } = place;
         let Opened { state_dir, store, authority, audit_key, beginning, unreadable } = opened;
         let owner = rustix::process::geteuid().as_raw();
+        let (ledger, alarms) = watching::open(&state_dir)?;
         let issuer = SelfIssuer {
             authority: authority.clone(),
             instance,
@@ -312,6 +315,8 @@ impl Plane {
             denials: Arc::default(),
             audit_key,
             events: Arc::default(),
+            ledger,
+            alarms,
             changing: Arc::default(),
             owner,
             advertised,
@@ -381,6 +386,7 @@ impl Plane {
         let signed = audit::keep(control.audit_key.clone(), control.store.clone(), stop.clone());
         tasks.add("the signer of the audit log", signed);
         tasks.add("the keeper of security events", control.events.clone().keep(stop.clone()));
+        watching::start(control, tasks);
         tasks.add("the settle window", until(stop.clone(), settle(control.mesh.clone(), config.settle)));
         tasks.add(
             "the acceptor of the socket",
@@ -415,7 +421,7 @@ impl Plane {
         accepted: mpsc::Receiver<io::Result<transport::Connection<transport::tls::Stream>>>,
         ends: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static {
-        let Control { mesh, authority, metrics, traffic, notices, denials, events, shutdown, .. } =
+        let Control { mesh, authority, metrics, traffic, notices, denials, events, ledger, shutdown, .. } =
             &*self.control;
         let discovery = DiscoveryService {
             mesh: mesh.clone(),
@@ -429,6 +435,7 @@ impl Plane {
             notices: notices.clone(),
             denials: denials.clone(),
             events: events.clone(),
+            ledger: ledger.clone(),
             metrics: metrics.clone(),
             pace: Pace::default(),
             shutdown: shutdown.clone(),

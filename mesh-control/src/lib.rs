@@ -5,16 +5,20 @@
 
 mod admin;
 mod advise;
+mod alarm;
 mod app;
 pub mod audit;
 mod authority;
 mod clock;
 mod cluster;
 mod config;
+mod detect;
 mod discovery;
 mod events;
 mod index;
+mod ledger;
 mod local;
+mod lookout;
 mod metrics;
 mod notices;
 mod snapshot;

@@ -6,6 +6,8 @@
 //! | `control.lock` | 0600 | held (flock) while a control plane runs; freed by the kernel however it ends |
 //! | `control.sock` | 0666 | whoever connects is known by the kernel's word (uid) and judged at each call |
 //! | `store/` | 0700 | policy state, sealed |
+//! | `ledger/` | 0700 | who called whom, hour by hour |
+//! | `alarms/` | 0700 | alarms, what waits for their sinks, the sinks' keys |
 //! | `seal.key` | 0600 | what opens the seals |
 //!
 //! Nothing is used that somebody else could have put there: the directory and its entries belong to the user whom the
@@ -172,6 +174,16 @@ impl StateDir {
         Ok(path)
     }
 
+    /// The directory of the flow ledger, which makes it.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.path.join(LEDGER_NAME)
+    }
+
+    /// The directory of alarms, which make it.
+    pub(crate) fn alarms(&self) -> PathBuf {
+        self.path.join(ALARMS_NAME)
+    }
+
     /// The default place of the sealing key.
     pub(crate) fn seal_key(&self) -> PathBuf {
         self.path.join(SEAL_KEY_NAME)
@@ -186,6 +198,11 @@ const LOCK_NAME: &str = "control.lock";
 const SEAL_KEY_NAME: &str = "seal.key";
 /// That of the store's directory.
 const STORE_NAME: &str = "store";
+
+/// That of the flow ledger's directory.
+const LEDGER_NAME: &str = "ledger";
+/// That of the alarms' directory.
+const ALARMS_NAME: &str = "alarms";
 
 /// A state directory that is looked at before it is used.
 struct House<'a> {
@@ -221,7 +238,7 @@ impl House<'_> {
 
     /// Checks what is there: a link as such, and what it leads to (a store may lie on another disk).
     fn check_entries(&self) -> Result<(), StateDirError> {
-        for name in [LOCK_NAME, SOCKET_NAME, SEAL_KEY_NAME, STORE_NAME] {
+        for name in [LOCK_NAME, SOCKET_NAME, SEAL_KEY_NAME, STORE_NAME, LEDGER_NAME, ALARMS_NAME] {
             let path = self.dir.join(name);
             for found in [fs::symlink_metadata(&path), fs::metadata(&path)] {
                 match found {

@@ -9,6 +9,7 @@ use crate::clock;
 use crate::discovery::fanout::Mesh;
 use crate::discovery::server::proven_peer;
 use crate::events::{Event, Events, from_reports};
+use crate::ledger::{Ledger, Told};
 use crate::metrics::Metrics;
 use crate::notices::Notices;
 use crate::store::write::Verb;
@@ -40,6 +41,8 @@ pub(crate) struct TelemetryService {
     pub(crate) denials: Arc<Notices>,
     /// Where security events go.
     pub(crate) events: Arc<Events>,
+    /// Where traffic is kept by the minute.
+    pub(crate) ledger: Arc<Ledger>,
     /// How fast each proxy may report.
     pub(crate) pace: Pace,
     /// Ends all streams.
@@ -79,11 +82,16 @@ impl Telemetry for TelemetryService {
                 )));
             }
             self.metrics.reported();
-            for event in from_reports::told(from.id, &report, clock::wall()) {
+            let now = clock::wall();
+            let events = from_reports::told(from.id, &report, now);
+            let added = self.traffic.add(from, report, clock::unix_ms(now));
+            let (edges, decisions) = (&added.edges[..], &added.decisions[..]);
+            let told = Told { reporter: instance, edges, decisions, events: &events };
+            self.ledger.add(told, clock::unix_ms(now));
+            for event in events {
                 self.audit(from, &event);
                 self.events.tell(from.id, event);
             }
-            let added = self.traffic.add(from, report, clock::unix_ms(clock::wall()));
             self.tell(from, &added);
         }
     }

@@ -81,6 +81,10 @@ pub(crate) struct Dropped {
 pub(crate) struct Added {
     /// Its security events, cut to size, for the log.
     pub(crate) events: Vec<Arc<Event>>,
+    /// Its edges that are about the reporter itself, cut to size, whether or not there was room for them here.
+    pub(crate) edges: Vec<v1::EdgeStats>,
+    /// Its decisions that are about the reporter itself, cut to size.
+    pub(crate) decisions: Vec<v1::Decision>,
     /// What a proxy cannot honestly have sent, with how often: by fault and by who did it.
     pub(crate) faults: BTreeMap<(ReportFault, String), u64>,
 }
@@ -148,7 +152,7 @@ impl Traffic {
         let mut state = self.state();
         state.dropped.decisions = state.dropped.decisions.saturating_add(decisions_dropped);
         for edge in edges.into_iter().take(REPORT_EDGES_MAX) {
-            if let Some(fault) = state.add_edge(from, edge, now_ms) {
+            if let Some(fault) = state.add_edge(from, edge, now_ms, &mut added.edges) {
                 added.fault(fault, &from.to_string());
             }
         }
@@ -201,7 +205,13 @@ impl Traffic {
 }
 
 impl State {
-    fn add_edge(&mut self, from: Reporter<'_>, mut edge: v1::EdgeStats, now_ms: u64) -> Option<ReportFault> {
+    fn add_edge(
+        &mut self,
+        from: Reporter<'_>,
+        mut edge: v1::EdgeStats,
+        now_ms: u64,
+        taken: &mut Vec<v1::EdgeStats>,
+    ) -> Option<ReportFault> {
         let outbound = edge.direction == v1::Direction::Outbound as i32;
         let own = if outbound { &edge.source } else { &edge.destination };
         if own != from.id {
@@ -220,6 +230,7 @@ impl State {
         ] {
             cut(text);
         }
+        taken.push(edge.clone());
         let key = EdgeKey {
             outbound,
             source: edge.source.clone(),
@@ -278,8 +289,9 @@ impl State {
         decision.header_names.truncate(HEADER_NAMES_MAX);
         decision.header_names.shrink_to_fit();
         decision.header_names.iter_mut().for_each(|name| cut_to(name, HEADER_NAME_BYTES_MAX));
+        let copy = decision.clone();
         match self.decisions.add(from, decision) {
-            Taken::Kept => {}
+            Taken::Kept => added.decisions.push(copy),
             Taken::Foreign => {
                 self.dropped.foreign = self.dropped.foreign.saturating_add(1);
                 added.fault(ReportFault::Foreign, &from.to_string());

@@ -1,6 +1,7 @@
 //! The built programs against real applications and faults; one file for each subject.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking with what it saw")]
 
+mod alarms;
 mod conformance;
 mod control_plane;
 mod databases;

@@ -67,6 +67,7 @@ impl Admin for AdminService {
     type AwaitStream = Answers<v1::Receipt>;
     type BackupStream = Answers<v1::BackupChunk>;
     type AuditExportStream = Answers<v1::AuditExportChunk>;
+    type AlarmsStream = Answers<v1::AlarmsResponse>;
     type EventsStream = Answers<v1::MeshEvent>;
 
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
@@ -140,6 +141,23 @@ impl Admin for AdminService {
     async fn edges(&self, request: Request<v1::EdgesRequest>) -> Answer<v1::EdgesResponse> {
         self.caller(&request, "edges", View)?;
         Ok(Response::new(self.control.edges()))
+    }
+
+    async fn flows(&self, request: Request<v1::FlowsRequest>) -> Answer<v1::FlowsResponse> {
+        self.caller(&request, "flows", View)?;
+        let request = request.into_inner();
+        self.control.aside(move |control| control.flows(&request)).await.map(Response::new)
+    }
+
+    async fn alarms(&self, request: Request<v1::AlarmsRequest>) -> Answer<Self::AlarmsStream> {
+        self.caller(&request, "alarms", View)?;
+        Ok(Response::new(self.control.alarms(request.into_inner())))
+    }
+
+    async fn alarm_act(&self, request: Request<v1::AlarmActRequest>) -> Answer<v1::AlarmActResponse> {
+        let actor = self.caller(&request, "acknowledge or silence alarms", Operate)?;
+        let done = self.control.alarm_act(&actor, request.into_inner()).await;
+        self.judged(&actor, "acknowledge or silence alarms", done)
     }
 
     async fn decisions(&self, request: Request<v1::DecisionsRequest>) -> Answer<v1::DecisionsResponse> {

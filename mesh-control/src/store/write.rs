@@ -36,6 +36,8 @@ pub enum Verb {
     Token,
     /// A backup was taken.
     Backup,
+    /// An alarm was acknowledged or silenced.
+    Alarm,
     /// Somebody asked for what is not theirs, or reported it.
     Denied,
     /// Something of the mesh's own doing, for instance a first start.
@@ -44,7 +46,7 @@ pub enum Verb {
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Apply,
         Self::Delete,
         Self::Rollback,
@@ -52,6 +54,7 @@ impl Verb {
         Self::Ca,
         Self::Token,
         Self::Backup,
+        Self::Alarm,
         Self::Denied,
         Self::System,
     ];
@@ -66,6 +69,7 @@ impl Verb {
             Self::Ca => "ca",
             Self::Token => "token",
             Self::Backup => "backup",
+            Self::Alarm => "alarm",
             Self::Denied => "denied",
             Self::System => "system",
         }
