@@ -1,13 +1,13 @@
 //! Two weeks of a small shop in simulated time, irregular as traffic is: days and nights, weekends, releases, nightly jobs,
-//! a client that is always refused, failures that come in twos and threes.
+//! a client that is always refused, failures that come in twos and threes. And intrusions, one after the other.
 
 use crate::alarm::book::Book;
 use crate::clock;
 use crate::detect::Detectors;
-use crate::detect::staged::Stage;
+use crate::detect::staged::{Stage, flow};
 use crate::events::Event;
 use crate::ledger::Slice;
-use crate::ledger::flow::Counts;
+use crate::ledger::flow::{Counts, UNMESHED};
 use mesh_proto::ops::histogram;
 use mesh_proto::ops::metrics::EventKind;
 use mesh_proto::resource::alert::Detector;
@@ -123,9 +123,15 @@ impl Shop {
 
     /// Lets the shop trade for some seconds, then looks.
     fn trade(&mut self, seconds: u64) {
+        self.trade_but(seconds, |_| {});
+    }
+
+    /// The same, with something done to what was reported.
+    fn trade_but(&mut self, seconds: u64, change: impl FnOnce(&mut Stage)) {
         self.customers(seconds);
         self.jobs(seconds);
         self.mishaps(seconds);
+        change(&mut self.stage);
         let slice = self.stage.pass(seconds);
         self.look(&slice);
     }
@@ -250,6 +256,20 @@ impl Shop {
             self.stage.count(&id("web"), "shop/cart", &counts);
         }
     }
+
+    /// Plants something for twenty seconds; gives what was raised because of it, with how soon.
+    fn plant(&mut self, mut intrusion: impl FnMut(&mut Stage, u64)) -> Vec<(Detector, u64)> {
+        // A quiet quarter of an hour, in which what was before ends; then slices of the length that the lookout makes.
+        (0..90).for_each(|_| self.trade(10));
+        (0..10).for_each(|_| self.trade(2));
+        let mut found = Vec::new();
+        for look in 1..=10 {
+            let before = self.raised.len();
+            self.trade_but(2, |stage| intrusion(stage, look));
+            found.extend(self.raised[before..].iter().map(|(_, detector, _)| (*detector, look * 2)));
+        }
+        found
+    }
 }
 
 #[test]
@@ -263,4 +283,74 @@ fn two_weeks_of_noise_rouse_nobody_more_than_once_a_day() {
         *by_day.entry(*day).or_default() += 1;
     }
     assert!(by_day.values().all(|count| *count <= 1), "{:#?}", shop.raised);
+}
+
+#[test]
+fn each_intrusion_raises_its_own_alarm_within_ten_seconds() {
+    let mut shop = Shop::open();
+    // Two days, and into the afternoon of the third.
+    while shop.day() < 2 || shop.hour() < 13.0 {
+        shop.trade(10);
+    }
+    let before = shop.raised.len();
+    let check = |shop: &mut Shop, detector: Detector, intrusion: &mut dyn FnMut(&mut Stage, u64)| {
+        let found = shop.plant(|stage, look| intrusion(stage, look));
+        let told: Vec<Detector> = found.iter().map(|(detector, _)| *detector).collect();
+        assert_eq!(told, [detector], "{:#?}", &shop.raised[before..]);
+        assert!(found[0].1 <= 10, "{detector} after {} s", found[0].1);
+    };
+    check(&mut shop, Detector::NewEdge, &mut |stage, _| {
+        stage.call(&id("web"), "shop/vault", 4, (1_000, 900))
+    });
+    check(&mut shop, Detector::DenialBurst, &mut |stage, _| {
+        stage.refuse(&id("web"), "shop/cart", 200);
+        (0..20).for_each(|_| stage.sight_refused(&id("web"), "shop/cart", "/v1/items"));
+    });
+    check(&mut shop, Detector::Scan, &mut |stage, look| {
+        for n in 0..4 {
+            let service = format!("shop/inner{look}x{n}");
+            stage.refuse(&id("ads"), &service, 2);
+            stage.sight_refused(&id("ads"), &service, "/");
+        }
+    });
+    check(&mut shop, Detector::Exfiltration, &mut |stage, _| {
+        stage.call(&id("cart"), "shop/db", 5, (900, 20_000_000));
+    });
+    check(&mut shop, Detector::Latency, &mut |stage, _| slow(stage, "shop/catalog"));
+    check(&mut shop, Detector::ErrorRate, &mut |stage, _| {
+        let edge = flow(&id("web"), "shop/cart");
+        stage.slice.rows.entry(edge).and_modify(|counts| counts.errors = counts.allowed * 6 / 10);
+    });
+    check(&mut shop, Detector::Silence, &mut |stage, _| {
+        stage.slice.rows.remove(&flow(&id("cart"), "shop/db"));
+    });
+    check(&mut shop, Detector::TwoPlaces, &mut |stage, look| {
+        stage.sight(&id("pay"), "shop/db", "/v1/items");
+        let address = ["10.0.0.1", "172.16.9.9"][usize::from(look % 2 == 1)];
+        stage.slice.sightings.last_mut().expect("just added").address = address.into();
+    });
+    check(&mut shop, Detector::RateLimitPressure, &mut |stage, _| {
+        stage.count(&id("web"), "shop/catalog", &Counts { limited: 60, ..Counts::default() });
+    });
+    check(&mut shop, Detector::Plaintext, &mut |stage, _| stage.call(UNMESHED, "shop/cart", 2, (1_000, 100)));
+    check(&mut shop, Detector::CertificateTrouble, &mut |stage, _| {
+        let mut event = Event::new(EventKind::Certificate, clock::of_unix_ms(stage.now()), "revoked");
+        (event.source, event.destination) = (id("pay"), id("bank"));
+        stage.slice.events.push(event);
+    });
+    check(&mut shop, Detector::ClockSkew, &mut |stage, _| {
+        stage.sight(&id("pay"), "shop/bank", "/v1/items");
+        let sighting = stage.slice.sightings.last_mut().expect("just added");
+        sighting.reporter = "bank-1".into();
+        sighting.time_ms += 9_000;
+    });
+}
+
+/// Makes all calls to a service take eight times as long.
+fn slow(stage: &mut Stage, service: &str) {
+    for (_, counts) in stage.slice.rows.iter_mut().filter(|(flow, _)| &*flow.service == service) {
+        let mut slow = crate::ledger::flow::Sketch::default();
+        counts.latency.buckets().for_each(|(bucket, count)| slow.add(bucket + 24, count));
+        counts.latency = slow;
+    }
 }
