@@ -38,6 +38,7 @@ pub(crate) struct AlertsArgs {
 #[derive(Subcommand, Debug)]
 enum Act {
     /// Takes note of an alarm: it is not told again unless it gets heavier
+    #[command(after_help = "Examples:\n  meshctl alerts ack 7k3f --comment \"mine\"")]
     Ack {
         /// The alarm's id, or its beginning
         id: String,
@@ -46,15 +47,21 @@ enum Act {
         comment: String,
     },
     /// Tells nobody of alarms that match, for a while; they are raised and shown all the same
+    #[command(
+        after_help = "Examples:\n  meshctl alerts silence --detector denialBurst --from loadtest --for 2h"
+    )]
     Silence(SilenceArgs),
     /// Ends a silence
+    #[command(after_help = "Examples:\n  meshctl alerts unsilence 9x2m")]
     Unsilence {
         /// The silence's id, or its beginning
         id: String,
     },
     /// Shows where alarms are sent, and whether they arrive
+    #[command(after_help = "Examples:\n  meshctl alerts sinks")]
     Sinks,
     /// Shows the silences in force
+    #[command(after_help = "Examples:\n  meshctl alerts silences")]
     Silences,
 }
 
