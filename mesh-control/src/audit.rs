@@ -3,7 +3,7 @@
 //! The store hashes each record with the hash before it, so whoever changes one byte must change all records after it. What
 //! he cannot make is the signature of a checkpoint: [`keep`] signs the chain's end about once a minute while it grows, with
 //! a key of its own that is sealed like the authority's. [`export`] writes records, documents and checkpoints as JSON
-//! lines; [`verify`] needs nothing but those and the public key, and names the first line that is not as it was.
+//! lines; [`verify()`] needs nothing but those and the public key, and names the first line that is not as it was.
 //!
 //! # Why
 //! The authority's keys rotate and sign certificates; a key that signs nothing else can be written down once by the auditor.
