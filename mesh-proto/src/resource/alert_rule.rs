@@ -142,3 +142,26 @@ impl AlertRule {
             .with("repeatEvery", Yaml::bare(duration_text(*repeat_every)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{SourceDocument, parse};
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let yaml = "apiVersion: meshctl.io/v1alpha1\nkind: AlertRule\nmetadata: {name: a}\nspec: {detectors: [scan], \
+                    namespaces: [shop], minSeverity: warning, atLeast: 5, severity: critical, groupBy: [source], \
+                    repeatEvery: 90s, sinks: [ops, siem]}\n";
+        let read = |yaml: &str| {
+            let document = SourceDocument { file: "x".to_owned(), line: 1, yaml: yaml.to_owned() };
+            parse(&document).unwrap_or_else(|problems| panic!("{}\n{yaml}", problems[0]))
+        };
+        for yaml in [
+            yaml,
+            "apiVersion: meshctl.io/v1alpha1\nkind: AlertRule\nmetadata: {name: a}\nspec: {sinks: [ops]}\n",
+        ] {
+            let rule = read(yaml);
+            assert_eq!(read(&rule.to_yaml()), rule);
+        }
+    }
+}

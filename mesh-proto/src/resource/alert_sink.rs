@@ -4,7 +4,7 @@
 //! directory, so that whoever may read or change resources can neither see it nor name any other file.
 
 use super::meta::Meta;
-use super::problem::{Code, Problem};
+use super::problem::Code;
 use super::reader::{At, Fields, Reader, listed};
 use super::yaml::Map;
 use crate::name::{ObjectName, Port};
@@ -253,8 +253,7 @@ fn parse<T: FromStr<Err = SinkAddressError>>(reader: &mut Reader, at: &At<'_>) -
     match text.parse() {
         Ok(value) => Some(value),
         Err(error) => {
-            let shown = Problem::shown(&error.to_string());
-            reader.error(at, Code::InvalidValue, shown);
+            reader.error(at, Code::InvalidValue, error.to_string());
             None
         }
     }
