@@ -93,7 +93,10 @@ fn all_gone(stage: &Stage<'_>) -> Result<()> {
     stage.cluster.told(&["scale", "-n", SYSTEM, "deployment/mesh-control", &replicas])?;
     stage.cluster.rolled_out(SYSTEM, "deployment/mesh-control", 90)?;
     stayed?;
-    area.apply(&allow("client", "later"))?;
+    // It is ready a moment before the nodes lead its service's address to it.
+    wait::until("the control plane to be reached again", Duration::from_secs(15), || {
+        area.apply(&allow("client", "later"))
+    })?;
     area.run(&[App::http("later")])?;
     area.until_status("deploy/client", "http://later:8080/", "200")?;
     load.none_failed("the control plane is gone").map(drop)
