@@ -10,6 +10,8 @@ use anyhow::{Result, ensure};
 use std::time::Duration;
 
 pub(super) const SCENARIOS: &[Scenario] = &[
+    // First: a rotation waits for replicas that were killed until their absence has lasted its grace.
+    Scenario { name: "root-rotation", says: "the root is rotated under load: 0 failed", run: root_rotation },
     Scenario {
         name: "replica-killed",
         says: "one control-plane replica is killed under load: 0 failed, new pods start",
@@ -25,7 +27,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         says: "a changed policy is enforced within a second",
         run: policy_latency,
     },
-    Scenario { name: "root-rotation", says: "the root is rotated under load: 0 failed", run: root_rotation },
 ];
 
 const RATE: u32 = 40;
