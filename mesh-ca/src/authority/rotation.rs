@@ -442,7 +442,7 @@ impl Gate<'_> {
             Phase::Trust => self
                 .unacknowledged()
                 .or_else(|| self.absent(rotation, grace, |record| !self.knows_bundle(record, rotation))),
-            Phase::Sign => self.on_old_root().or_else(|| {
+            Phase::Sign => self.on_old_root(rotation, grace).or_else(|| {
                 self.absent(rotation, grace, |record| record.root_sha256 != self.core.issuing.root_sha256)
             }),
             Phase::Retire => self.unacknowledged(),
@@ -456,15 +456,22 @@ impl Gate<'_> {
         sentence(&names, "to acknowledge the bundle")
     }
 
-    fn on_old_root(&self) -> Option<String> {
+    fn on_old_root(&self, rotation: &Rotation, grace: Duration) -> Option<String> {
         let old = self.fleet.iter().filter(|proxy| !self.is_on_active_root(proxy));
         let mut names: BTreeSet<&str> = old.map(|proxy| proxy.instance.as_str()).collect();
         // The control plane is not in its own fleet, and must not be left behind by its own rotation.
         let control = control_identity(&self.core.trust_domain);
-        let left_behind = |record: &&IssuedRecord| {
-            record.id == control && record.root_sha256 != self.core.issuing.root_sha256
-        };
-        names.extend(self.records.newest().filter(left_behind).map(|record| record.instance.as_str()));
+        let (renewed, behind): (Vec<_>, Vec<_>) = self
+            .records
+            .newest()
+            .filter(|record| record.id == control)
+            .partition(|record| record.root_sha256 == self.core.issuing.root_sha256);
+        // Replicas renew at once; one that has not when another has, and the grace is over, has ended.
+        let since = rotation.entered.max(self.opened_at);
+        let is_over = self.now.duration_since(since).unwrap_or_default() >= grace;
+        if renewed.is_empty() || !is_over {
+            names.extend(behind.iter().map(|record| record.instance.as_str()));
+        }
         sentence(&names, "to renew below the new root")
     }
 

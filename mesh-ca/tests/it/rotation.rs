@@ -187,6 +187,23 @@ fn the_control_plane_itself_is_never_left_behind() {
 }
 
 #[test]
+fn a_replica_of_the_control_plane_that_has_ended_holds_nobody_up() {
+    let (mesh, at) = (Mesh::new(), now());
+    let authority = &*mesh.authority;
+    let own = control_identity(&domain());
+    issue(authority, &own, "mesh-control-a", at);
+    issue(authority, &own, "mesh-control-b", at);
+    let fleet = Fleet { proxies: vec![] };
+    authority.rotate_root(RotateRoot::Start, at).unwrap();
+    let signing = at + SECOND * 40_000;
+    assert_eq!(authority.tick(signing, &fleet.trust()).unwrap().phase, Some(Phase::Sign));
+    issue(authority, &own, "mesh-control-a", signing);
+    let soon = authority.tick(signing + SECOND, &fleet.trust()).unwrap();
+    assert_eq!(soon.waiting_for.unwrap(), "mesh-control-b to renew below the new root");
+    assert_eq!(phase(authority, &fleet, signing + SECOND * 3600), None, "it is given up");
+}
+
+#[test]
 fn a_paused_rotation_stands_still_in_every_step_until_resumed() {
     for stop_in in [Phase::Prepare, Phase::Trust, Phase::Sign, Phase::Retire] {
         let (mesh, at) = (Mesh::new(), now());
