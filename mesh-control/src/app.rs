@@ -16,6 +16,7 @@
 mod in_cluster;
 mod opening;
 mod scrape;
+mod tasks;
 mod watching;
 
 use crate::admin::receipts::Receipts;
@@ -59,9 +60,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tasks::Tasks;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -137,8 +138,6 @@ pub enum ControlError {
     },
 }
 
-/// How long what is under way may take to end.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 /// Finished connections that wait for the gRPC server.
 const ACCEPTED_WAITING_MAX: usize = 64;
 /// A certificate request is some hundred bytes, a token a hundred.
@@ -550,52 +549,6 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
         // Cancel safe: each of these only holds state that ends with the process.
         () = stop.cancelled() => {}
         () = work => {}
-    }
-}
-
-/// The long tasks. Dropping it aborts them.
-#[derive(Default)]
-struct Tasks {
-    set: JoinSet<(&'static str, String)>,
-    stop: CancellationToken,
-}
-
-impl Tasks {
-    fn add(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
-        self.set.spawn(async move {
-            work.await;
-            (name, "it returned".to_owned())
-        });
-    }
-
-    fn add_server(
-        &mut self,
-        name: &'static str,
-        work: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
-    ) {
-        self.set.spawn(async move {
-            let problem = work.await.map_or_else(|error| error.to_string(), |()| "it returned".to_owned());
-            (name, problem)
-        });
-    }
-
-    /// Waits for the first task that ends; none should.
-    async fn first_end(&mut self) -> ControlError {
-        match self.set.join_next().await {
-            Some(Ok((task, problem))) => ControlError::Task { task, problem },
-            Some(Err(error)) => ControlError::Task { task: "a task", problem: error.to_string() },
-            None => ControlError::Task { task: "everything", problem: "there was nothing to run".to_owned() },
-        }
-    }
-
-    /// Asks all to end, waits a little, and aborts the rest.
-    async fn stop(mut self) {
-        self.stop.cancel();
-        let all = async { while self.set.join_next().await.is_some() {} };
-        if tokio::time::timeout(SHUTDOWN_DEADLINE, all).await.is_err() {
-            tracing::info!("some connections did not end in time and were cut");
-            self.set.shutdown().await;
-        }
     }
 }
 
