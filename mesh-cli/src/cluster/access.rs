@@ -58,6 +58,7 @@ impl Choice {
             Err(_) => return Err(no_answer(&name, &server, &format!("no answer within {ANSWER_TIMEOUT:?}"))),
         };
         let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
+        // A version that cannot be read counts as one that is too old.
         let minor = digits.parse().unwrap_or_default();
         Ok(Cluster { client, name, version: version.git_version, minor })
     }

@@ -96,6 +96,7 @@ pub(crate) fn outdated(pods: &[Pod], version: &str) -> Vec<String> {
 
 /// An object without what the API server keeps for itself.
 fn plain(object: &DynamicObject) -> Value {
+    // It was JSON a moment ago, and is again.
     let mut value = serde_json::to_value(object).unwrap_or_default();
     if let Some(map) = value.as_object_mut() {
         map.remove("status");
@@ -116,8 +117,7 @@ fn differences(is: &Value, would_be: &Value) -> Vec<String> {
 fn compare(path: &str, is: &Value, would_be: &Value, found: &mut Vec<String>) {
     match (is, would_be) {
         (Value::Object(a), Value::Object(b)) => {
-            let empty = Map::new();
-            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).chain(empty.keys()).collect();
+            let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();

@@ -69,6 +69,10 @@ pub(crate) async fn look(cluster: &Cluster) -> Result<Health, Failure> {
     for component in components.iter().filter(|component| !component.ready) {
         problems.push(format!("control plane {}: {}", component.pod, component.trouble));
     }
+    if replicas_wanted == 0 {
+        // Deleted, or scaled away: what runs goes on, and nothing follows any more.
+        problems.push("no control plane is wanted: type meshctl install".to_owned());
+    }
     if usize::try_from(replicas_wanted).is_ok_and(|wanted| replicas_ready < wanted) {
         problems.push(format!("{replicas_ready} of {replicas_wanted} control planes are ready"));
     }
