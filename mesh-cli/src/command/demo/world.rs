@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,6 +23,9 @@ use tokio::task::JoinSet;
 
 /// How long a process may take to end by itself.
 const END_GRACE: Duration = Duration::from_secs(4);
+/// Ports below those that the kernel gives away by itself (Linux, `ip_local_port_range`: from 32768 on). Each demo begins at
+/// a place of its own among them, so that two beside each other do not meet.
+const PORTS: RangeInclusive<u16> = 20_000..=32_767;
 /// Of a log, this much is shown when its process failed.
 const LOG_LINES_SHOWN: usize = 12;
 
@@ -43,6 +47,8 @@ pub(crate) struct World {
     // In the order of their start; they end in the reverse order.
     processes: Vec<Process>,
     readers: JoinSet<()>,
+    // For the applications; the next one gets the first free one from here on.
+    ports: RangeInclusive<u16>,
 }
 
 struct Process {
@@ -67,6 +73,7 @@ impl World {
             state_dir: state_dir.to_owned(),
             logs,
             namespace,
+            ports: first_port()..=*PORTS.end(),
             processes: Vec::new(),
             readers: JoinSet::new(),
         })
@@ -94,7 +101,7 @@ impl World {
                 .collect();
         let mut app: Vec<OsString> = vec!["demo-app".into(), name.clone().into()];
         if let Some(port) = workload.port {
-            let listen = free_address()?;
+            let listen = self.free_address()?;
             args.extend(["--port".into(), format!("{port}@{listen}").into()]);
             app.extend(["--listen".into(), listen.to_string().into()]);
         }
@@ -117,6 +124,15 @@ impl World {
             }
         });
         Ok(counters)
+    }
+
+    /// A loopback address that was free a moment ago, and that nobody gets who asks the kernel for any: sidecars and their
+    /// connections take many of those before the application is there.
+    fn free_address(&mut self) -> Result<SocketAddr, Failure> {
+        let mut addresses = self.ports.by_ref().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        addresses
+            .find(|address| TcpListener::bind(address).is_ok())
+            .ok_or_else(|| Failure::failed("there is no free port on the loopback"))
     }
 
     fn start(&mut self, name: &str, args: Vec<OsString>) -> Result<tokio::process::ChildStdout, Failure> {
@@ -187,16 +203,14 @@ pub(crate) fn role_name(role: Role) -> String {
     role.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
+/// Leaves enough of them behind it.
+fn first_port() -> u16 {
+    PORTS.start().saturating_add(rand::random::<u16>() % 8_192)
+}
+
 fn this_program() -> Result<PathBuf, Failure> {
     std::env::current_exe()
         .map_err(|error| Failure::failed(format!("cannot find this program's own file: {error}")))
-}
-
-/// A loopback address that was free a moment ago. The application takes it right away; nobody else asks for it by number.
-fn free_address() -> Result<SocketAddr, Failure> {
-    TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| Failure::failed(format!("there is no free port on the loopback: {error}")))
 }
 
 fn tail(log: &Path) -> String {
