@@ -6,11 +6,11 @@ use mesh_ca::bundle::TrustBundles;
 use mesh_ca::client::{Identity, UnixIssuer, first};
 use mesh_ca::tls::{self, Alpn, Credentials};
 use mesh_proto::name::InstanceName;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 
 /// An identity in our hands, and the threads that use it. Everything ends with its drop.
@@ -53,6 +53,18 @@ impl Insider {
     /// A local port whose connections come out, inside mesh TLS of this identity, at a workload's mesh listener.
     #[track_caller]
     pub fn relay(&self, mesh: SocketAddr, service: &str, port: u16, alpn: Alpn) -> SocketAddr {
+        self.relay_from(Ipv4Addr::LOCALHOST, mesh, (service, port), alpn)
+    }
+
+    /// The same, with connections that come from this address of the machine.
+    #[track_caller]
+    pub fn relay_from(
+        &self,
+        from: Ipv4Addr,
+        mesh: SocketAddr,
+        (service, port): (&str, u16),
+        alpn: Alpn,
+    ) -> SocketAddr {
         let domain = self.identity.svid.id().trust_domain();
         let expected = format!("spiffe://{domain}/ns/default/sa/{service}");
         let expected = expected.parse().unwrap_or_else(|error| panic!("{error}"));
@@ -66,7 +78,9 @@ impl Insider {
             while let Ok((mut near, _)) = listener.accept().await {
                 let (config, name) = (config.clone(), name.clone());
                 tokio::spawn(async move {
-                    let far = TcpStream::connect(mesh).await?;
+                    let socket = TcpSocket::new_v4()?;
+                    socket.bind((from, 0).into())?;
+                    let far = socket.connect(mesh).await?;
                     let mut far = tls::connect(config, name, far).await?.stream;
                     copy_bidirectional(&mut near, &mut far).await
                 });

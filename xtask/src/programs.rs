@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
-const DEBIAN: [(&str, &str); 16] = [
+const DEBIAN: [(&str, &str); 19] = [
     // `*` stands for one folder whose name carries a version.
     ("curl", "curl"),
     ("openssl", "openssl"),
@@ -24,6 +24,9 @@ const DEBIAN: [(&str, &str); 16] = [
     ("tcpdump", "tcpdump"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
+    ("rsyslogd", "rsyslog"),
+    ("/usr/lib/*/rsyslog/lmnsd_ossl.so", "rsyslog-openssl"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
 ];

@@ -1,42 +1,12 @@
 //! From refused calls to an alarm in somebody's hands: ledger, detector, alarm, sink, `meshctl alerts`.
 
 use integration_tests::applications::{caller, http_server, status};
+use integration_tests::receivers::Webhook;
 use integration_tests::wait;
-use integration_tests::world::{World, free_port, loopback};
+use integration_tests::world::{World, free_port};
 use serde_json::Value;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
-use std::sync::mpsc;
 
-/// An HTTP server that takes what it is posted: head and body.
-fn receiver(port: u16) -> mpsc::Receiver<(String, Value)> {
-    let listener = TcpListener::bind(loopback(port)).unwrap();
-    let (send, received) = mpsc::channel();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let Ok(mut stream) = stream else { return };
-            let mut reader = BufReader::new(stream.try_clone().unwrap());
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                    break;
-                }
-            }
-            let length = head
-                .lines()
-                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            let mut body = vec![0; length.unwrap_or(0)];
-            if reader.read_exact(&mut body).is_err() {
-                continue;
-            }
-            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n");
-            if send.send((head, serde_json::from_slice(&body).unwrap_or_default())).is_err() {
-                return;
-            }
-        }
-    });
-    received
-}
+mod intrusion;
 
 fn sink(port: u16) -> String {
     format!(
@@ -80,8 +50,8 @@ fn a_burst_of_refusals_reaches_a_sink_although_it_is_down_and_the_control_plane_
     let kept = world.json(&["alerts", "--all"]);
     let kept = kept["alerts"].as_array().unwrap().iter().find(|alarm| alarm["id"] == *id).cloned();
     assert_eq!(kept.unwrap()["comment"], "a test", "the acknowledgement outlives the kill");
-    let received = receiver(port);
-    let (head, body) = received.recv_timeout(wait::DEADLINE).unwrap();
+    let hook = Webhook::start(port, None);
+    let (head, body) = wait::until("the alarm to arrive", || hook.posted().first().cloned());
     let head = head.to_lowercase();
     assert!(head.starts_with("post /hook http/1.1"), "{head}");
     let signature = head.lines().find_map(|line| line.strip_prefix("x-mesh-signature: sha256=")).unwrap();
