@@ -231,8 +231,9 @@ impl Ledger {
                 let slices = state.ring.iter().map(|slice| &**slice).chain([&state.open]);
                 slices.for_each(|slice| sum.add_slice(slice, now_ms));
             } else {
-                sum.add_minute(&Minute { to_ms: now_ms, ..state.minute.clone() });
-                state.unwritten.iter().for_each(|minute| sum.add_minute(minute));
+                sum.add_slice(&state.open, now_ms);
+                sum.add_minute(&Minute { to_ms: state.open.from_ms, ..state.minute.clone() });
+                state.unwritten.iter().for_each(|minute| sum.add_in_memory(minute));
             }
             sum.gaps.extend(state.lost.iter().cloned());
             (sum, is_recent)

@@ -13,8 +13,8 @@
 use super::table::{Table, float};
 use super::{Detect, Signal, Subject, words};
 use crate::ledger::Slice;
-use crate::ledger::flow::{OTHERS, Side, Sketch};
-use mesh_proto::ops::histogram::{self, BUCKETS};
+use crate::ledger::flow::{OTHERS, Side};
+use mesh_proto::ops::histogram::{self, BUCKETS, Sketch};
 use mesh_proto::resource::alert::{Detector, Severity};
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,13 +1,14 @@
 //! One row of the ledger: an edge and what was counted on it.
 
-use mesh_proto::ops::histogram;
+use mesh_proto::flows;
+use mesh_proto::ops::histogram::Sketch;
 use mesh_proto::wire::v1;
 use std::sync::Arc;
 
 /// What the other side of an edge is called when it found no room, here or in a proxy's table.
-pub(crate) const OTHERS: &str = "others";
+pub(crate) const OTHERS: &str = flows::OTHERS;
 /// What every peer without an identity is called.
-pub(crate) const UNMESHED: &str = "unmeshed";
+pub(crate) const UNMESHED: &str = flows::UNMESHED;
 
 /// Who told of a call: the callee's proxy, which knows the verdict, or the caller's, which knows of failures to reach.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -55,50 +56,6 @@ impl FlowKey {
     /// The callee as people call it: its service, or its identity where none is known.
     pub(crate) fn target(&self) -> &str {
         if self.service.is_empty() { &self.destination } else { &self.service }
-    }
-}
-
-/// A mergeable latency histogram: (bucket of `mesh_proto::ops::histogram`, count), by bucket, without empty ones.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Sketch(Vec<(u16, u64)>);
-
-impl Sketch {
-    /// Adds so many values of a bucket; a bucket that does not exist is ignored.
-    pub(crate) fn add(&mut self, bucket: u32, count: u64) {
-        let Some(bucket) = u16::try_from(bucket).ok().filter(|_| bucket < histogram::BUCKETS && count > 0)
-        else {
-            return;
-        };
-        match self.0.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
-            Ok(at) => {
-                if let Some((_, known)) = self.0.get_mut(at) {
-                    *known = known.saturating_add(count);
-                }
-            }
-            Err(at) => self.0.insert(at, (bucket, count)),
-        }
-    }
-
-    /// Adds another sketch.
-    pub(crate) fn merge(&mut self, other: &Self) {
-        for (bucket, count) in other.buckets() {
-            self.add(bucket, count);
-        }
-    }
-
-    /// The pairs, by bucket.
-    pub(crate) fn buckets(&self) -> impl Iterator<Item = (u32, u64)> {
-        self.0.iter().map(|(bucket, count)| (u32::from(*bucket), *count))
-    }
-
-    /// How many values it has.
-    pub(crate) fn count(&self) -> u64 {
-        self.0.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
-    }
-
-    /// The value in microseconds that a share of the values does not exceed; 0 without any.
-    pub(crate) fn quantile(&self, q: f64) -> u64 {
-        histogram::quantile(&self.buckets().collect::<Vec<_>>(), q)
     }
 }
 

@@ -4,7 +4,7 @@ use super::flow::{Counts, FlowKey};
 use super::segment::{Entry, HOUR_MS, Minute, Segments};
 use super::{PathCounts, PathKey, Slice};
 use mesh_proto::wire::v1;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 /// Gaps told in one answer.
@@ -23,6 +23,8 @@ pub(crate) struct Sum {
     pub(crate) paths: BTreeMap<PathKey, PathCounts>,
     /// Of what nothing is known.
     pub(crate) gaps: Vec<v1::Gap>,
+    /// Beginnings of minutes that were added from memory: the disk may have them meanwhile.
+    in_memory: BTreeSet<u64>,
 }
 
 /// What is to be read from the disk.
@@ -42,6 +44,7 @@ impl Sum {
             rows: BTreeMap::new(),
             paths: BTreeMap::new(),
             gaps: Vec::new(),
+            in_memory: BTreeSet::new(),
         }
     }
 
@@ -83,6 +86,12 @@ impl Sum {
         }
     }
 
+    /// Adds a minute that may be on its way to the disk, or there already.
+    pub(super) fn add_in_memory(&mut self, minute: &Minute) {
+        self.in_memory.insert(minute.from_ms);
+        self.add_minute(minute);
+    }
+
     fn gap(&mut self, from_ms: u64, to_ms: u64, reason: &str) {
         let (from, to) = self.asked;
         if to_ms > from && from_ms < to && to_ms > from_ms && self.gaps.len() < GAPS_MAX {
@@ -106,6 +115,7 @@ pub(super) fn add_stored(sum: &mut Sum, segments: &Segments, wanted: Wanted) -> 
             }
             if let Entry::Rows(minute) = &entry
                 && wanted == Wanted::All
+                && !sum.in_memory.contains(&minute.from_ms)
             {
                 sum.add_minute(minute);
             }

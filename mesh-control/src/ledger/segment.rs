@@ -9,9 +9,10 @@
 //! came, so that retention is the removal of a file, where a tree would rewrite pages and grow before it shrinks. A time
 //! series library was the other alternative: it would be the largest dependency for the smallest part.
 
-use super::flow::{Counts, FlowKey, Side, Sketch};
+use super::flow::{Counts, FlowKey, Side};
 use super::{PathCounts, PathKey};
 use aws_lc_rs::digest;
+use mesh_proto::ops::histogram::Sketch;
 use mesh_proto::wire::v1;
 use prost::Message as _;
 use std::collections::{BTreeMap, HashMap};

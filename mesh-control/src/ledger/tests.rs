@@ -59,6 +59,30 @@ fn a_short_span_is_summed_from_slices_and_includes_the_open_one() {
 }
 
 #[test]
+fn a_long_span_includes_the_open_slice() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir, 100_000);
+    ledger.add(told(&[edge(80, 3)]), 101_000);
+    ledger.cut(102_000);
+    ledger.add(told(&[edge(80, 4)]), 103_000);
+    let sum = ledger.sum(0, 104_000, 104_000).unwrap();
+    assert_eq!((total(&sum).0, sum.span), (7, Some((100_000, 104_000))));
+}
+
+#[test]
+fn a_minute_on_its_way_to_the_disk_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir, 0);
+    ledger.add(told(&[edge(80, 3)]), 30_000);
+    ledger.cut(60_000);
+    // As between the append and the end of the wait for it.
+    let minute = ledger.state().unwritten.front().cloned().unwrap();
+    ledger.segments.append(&Entry::Rows((*minute).clone())).unwrap();
+    assert_eq!(total(&ledger.sum(0, 600_000, 600_000).unwrap()).0, 3);
+    ledger.write(60_000).unwrap();
+}
+
+#[test]
 fn minutes_survive_a_kill_and_the_rest_is_told_as_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = open(&dir, 0);

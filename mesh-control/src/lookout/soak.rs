@@ -349,7 +349,7 @@ fn each_intrusion_raises_its_own_alarm_within_ten_seconds() {
 /// Makes all calls to a service take eight times as long.
 fn slow(stage: &mut Stage, service: &str) {
     for (_, counts) in stage.slice.rows.iter_mut().filter(|(flow, _)| &*flow.service == service) {
-        let mut slow = crate::ledger::flow::Sketch::default();
+        let mut slow = mesh_proto::ops::histogram::Sketch::default();
         counts.latency.buckets().for_each(|(bucket, count)| slow.add(bucket + 24, count));
         counts.latency = slow;
     }

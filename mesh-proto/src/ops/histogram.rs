@@ -65,6 +65,49 @@ pub fn quantile(buckets: &[(u32, u64)], q: f64) -> u64 {
     0
 }
 
+/// A mergeable latency histogram: (bucket of this module, count), by bucket, without empty ones.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Sketch(Vec<(u16, u64)>);
+
+impl Sketch {
+    /// Adds so many values of a bucket; a bucket that does not exist is ignored.
+    pub fn add(&mut self, bucket: u32, count: u64) {
+        let Some(bucket) = u16::try_from(bucket).ok().filter(|_| bucket < BUCKETS && count > 0) else {
+            return;
+        };
+        match self.0.binary_search_by_key(&bucket, |(bucket, _)| *bucket) {
+            Ok(at) => {
+                if let Some((_, known)) = self.0.get_mut(at) {
+                    *known = known.saturating_add(count);
+                }
+            }
+            Err(at) => self.0.insert(at, (bucket, count)),
+        }
+    }
+
+    /// Adds another sketch.
+    pub fn merge(&mut self, other: &Self) {
+        for (bucket, count) in other.buckets() {
+            self.add(bucket, count);
+        }
+    }
+
+    /// The pairs, by bucket.
+    pub fn buckets(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.0.iter().map(|(bucket, count)| (u32::from(*bucket), *count))
+    }
+
+    /// How many values it has.
+    pub fn count(&self) -> u64 {
+        self.0.iter().fold(0, |sum: u64, (_, count)| sum.saturating_add(*count))
+    }
+
+    /// The value in microseconds that a share of the values does not exceed; 0 without any.
+    pub fn quantile(&self, q: f64) -> u64 {
+        quantile(&self.buckets().collect::<Vec<_>>(), q)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
