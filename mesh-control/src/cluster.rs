@@ -17,7 +17,7 @@ pub(crate) mod secret;
 pub(crate) mod session;
 mod status;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub(crate) mod tokens;
 mod translate;
 pub(crate) mod trust;
@@ -144,17 +144,19 @@ pub(crate) struct Parts {
     pub(crate) secret: Arc<SecretStore>,
     /// What is known of the proxies of other replicas.
     pub(crate) peers: Arc<Peers>,
-    /// Becomes true when everything has been listed once and is in force.
+    /// Whether the API server can ask the webhook.
+    pub(crate) webhook: sync::watch::Receiver<bool>,
+    /// Becomes true when everything has been listed once and is in force, and the webhook can be asked.
     pub(crate) ready: sync::watch::Sender<bool>,
 }
 
 /// The cluster's long tasks, by name. They hold nothing that outlives them, so they end by being dropped.
 pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let Parts { cluster, mesh, store, publish, authority, secret, peers, ready } = parts;
+    let Parts { cluster, mesh, store, publish, authority, secret, peers, webhook, ready } = parts;
     let (seen, mut tasks) = Seen::begin(&cluster);
     let seen = Arc::new(seen);
     let (places, resources) = (watch_channel(), watch_channel());
-    let both = (places.subscribe(), resources.subscribe());
+    let all = [places.subscribe(), resources.subscribe(), webhook];
     let (invalid, leads) = (sync::watch::channel(Arc::default()).0, watch_channel());
     let domain = authority.trust_domain().clone();
     let status = status::Writer {
@@ -176,7 +178,7 @@ pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)>
     tasks.push(("the platform", Box::pin(follow::places(seen.clone(), mesh, domain, places))));
     let resources = follow::resources(seen, store, publish, invalid, resources);
     tasks.push(("the mesh's resources", Box::pin(resources)));
-    tasks.push(("the readiness", Box::pin(tell_ready(both, ready))));
+    tasks.push(("the readiness", Box::pin(tell_ready(all, ready))));
     tasks
 }
 
@@ -185,14 +187,12 @@ fn watch_channel() -> sync::watch::Sender<bool> {
 }
 
 /// Says that everything is there once it is, and goes on for ever.
-async fn tell_ready(
-    (mut places, mut resources): (sync::watch::Receiver<bool>, sync::watch::Receiver<bool>),
-    ready: sync::watch::Sender<bool>,
-) {
-    // Errors mean that the other task is gone, which ends the control plane.
-    let _ = places.wait_for(|listed| *listed).await;
-    let _ = resources.wait_for(|listed| *listed).await;
-    tracing::info!("everything in the cluster has been read; the mesh is ready");
+async fn tell_ready(parts: [sync::watch::Receiver<bool>; 3], ready: sync::watch::Sender<bool>) {
+    for mut part in parts {
+        // An error means that the other task is gone, which ends the control plane.
+        let _ = part.wait_for(|is_there| *is_there).await;
+    }
+    tracing::info!("everything in the cluster has been read and the webhook is known; the mesh is ready");
     ready.send_replace(true);
     std::future::pending().await
 }

@@ -38,11 +38,13 @@ pub(crate) struct WebhookConfig {
     pub(crate) proxy_image: String,
     /// The image that redirects a pod's traffic to its proxy.
     pub(crate) init_image: String,
+    /// Becomes true when the API server can ask.
+    pub(crate) is_kept: watch::Sender<bool>,
 }
 
 /// Serves until `stop`.
 pub(crate) async fn serve(config: WebhookConfig, stop: CancellationToken) {
-    let WebhookConfig { cluster, listener, mesh, trust_domain, proxy_image, init_image } = config;
+    let WebhookConfig { cluster, listener, mesh, trust_domain, proxy_image, init_image, is_kept } = config;
     let Cluster { client, namespace, pod: _ } = cluster;
     let options = Options {
         proxy_image,
@@ -62,6 +64,6 @@ pub(crate) async fn serve(config: WebhookConfig, stop: CancellationToken) {
     });
     let decider = Arc::new(Decider { options, namespace: namespace.clone(), among });
     let (serving, config) = watch::channel(None);
-    let keeper = Keeper { client, namespace, serving };
+    let keeper = Keeper { client, namespace, serving, is_kept };
     tokio::join!(keeper.run(stop.clone()), server::serve(listener, config, decider, stop));
 }

@@ -68,6 +68,7 @@ impl InCluster {
         let Self { config, cluster, secret, peers, admin, webhook } = self;
         let control = &plane.control;
         let (ready, is_ready) = watch::channel(false);
+        let (is_kept, webhook_is_kept) = watch::channel(false);
         let sessions = Sessions::new(&cluster);
         let parts = Parts {
             cluster: cluster.clone(),
@@ -77,6 +78,7 @@ impl InCluster {
             authority: control.authority.clone(),
             secret,
             peers,
+            webhook: webhook_is_kept,
             ready,
         };
         for (name, task) in cluster::start(parts) {
@@ -90,6 +92,7 @@ impl InCluster {
             trust_domain: control.authority.trust_domain().clone(),
             proxy_image: config.proxy_image,
             init_image: config.init_image,
+            is_kept,
         };
         tasks.add("the end of sessions", until(tasks.stop.clone(), Box::pin(sessions.clone().sweep())));
         tasks.add("the webhook", webhook::serve(webhook, stop.clone()));

@@ -9,17 +9,17 @@ use std::sync::Arc;
 
 /// One call.
 #[derive(Clone, Debug)]
-pub(super) struct Call {
-    pub(super) method: String,
+pub(crate) struct Call {
+    pub(crate) method: String,
     /// Without the query.
-    pub(super) path: String,
+    pub(crate) path: String,
     /// `null` when there is none.
-    pub(super) body: Value,
+    pub(crate) body: Value,
 }
 
 /// What is answered.
 #[derive(Clone, Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Ok(Value),
     NotFound,
     Conflict,
@@ -28,7 +28,7 @@ pub(super) enum Answer {
 }
 
 /// A cluster whose API server answers so.
-pub(super) fn cluster(answer: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Cluster {
+pub(crate) fn cluster(answer: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Cluster {
     let answer = Arc::new(answer);
     let service = tower::service_fn(move |request: hyper::Request<Body>| {
         let answer = answer.clone();

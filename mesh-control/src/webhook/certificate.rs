@@ -40,6 +40,8 @@ const SPREAD: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_secs(10);
 /// While something is missing.
 const SOON: Duration = Duration::from_secs(1);
+/// After another replica has changed the same object in the same moment: what that one wrote is there to be read.
+const AT_ONCE: Duration = Duration::from_millis(50);
 /// The API server answers at once or is not there.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -113,6 +115,31 @@ pub(super) struct Keeper {
     pub(super) client: kube::Client,
     pub(super) namespace: Namespace,
     pub(super) serving: watch::Sender<Option<Arc<ServerConfig>>>,
+    /// Becomes true when a certificate is shown and the API server has been told how to know it.
+    pub(super) is_kept: watch::Sender<bool>,
+}
+
+/// Why a round did not come to its end.
+enum Trouble {
+    /// Another replica was faster.
+    Race,
+    /// What the API server said.
+    Other(String),
+}
+
+impl Trouble {
+    fn of(what: &str, error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) if status.code == 409 => Self::Race,
+            error => Self::Other(format!("{what}: {error}")),
+        }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(problem: String) -> Self {
+        Self::Other(problem)
+    }
 }
 
 /// Whether the API server knows the bundle.
@@ -132,8 +159,12 @@ impl Keeper {
         loop {
             let round = tokio::time::timeout(DEADLINE.saturating_mul(3), self.round(&mut shown, &mut told));
             let pause = match round.await {
-                Ok(Ok(pause)) => pause,
-                Ok(Err(problem)) => {
+                Ok(Ok(pause)) => {
+                    self.is_kept.send_replace(true);
+                    pause
+                }
+                Ok(Err(Trouble::Race)) => AT_ONCE,
+                Ok(Err(Trouble::Other(problem))) => {
                     tracing::warn!(
                         problem,
                         "the webhook's certificate is not kept at the moment; pods of the mesh may not start"
@@ -157,7 +188,7 @@ impl Keeper {
         &self,
         shown: &mut Option<Shown>,
         told: &mut BTreeMap<String, SystemTime>,
-    ) -> Result<Duration, String> {
+    ) -> Result<Duration, Trouble> {
         let now = clock::wall();
         let kept = self.kept(shown.as_ref(), now).await?;
         let bundle = kept.bundle(now);
@@ -197,11 +228,12 @@ impl Keeper {
     /// The authority that all replicas share: read, or made by the first, or followed by a new one when its time comes.
     ///
     /// Where the Secret is gone or damaged, what is shown at present stays believed until its successor is known.
-    async fn kept(&self, shown: Option<&Shown>, now: SystemTime) -> Result<Kept, String> {
+    async fn kept(&self, shown: Option<&Shown>, now: SystemTime) -> Result<Kept, Trouble> {
         let at_present = || shown.map(|shown| shown.authority_pem.clone());
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), self.namespace.as_str());
         let by = PostParams { field_manager: Some("mesh-control".to_owned()), ..PostParams::default() };
-        let failed = |error: kube::Error| format!("the secret {}/{SECRET}: {error}", self.namespace);
+        let what = format!("the secret {}/{SECRET}", self.namespace);
+        let failed = |error: kube::Error| Trouble::of(&what, &error);
         let Some(mut secret) = secrets.get_opt(SECRET).await.map_err(failed)? else {
             let kept = Kept::make(at_present(), now)?;
             let secret = Secret {
@@ -235,12 +267,13 @@ impl Keeper {
     }
 
     /// Puts the bundle into both configurations.
-    async fn tell(&self, bundle: &str, now: SystemTime) -> Result<Told, String> {
+    async fn tell(&self, bundle: &str, now: SystemTime) -> Result<Told, Trouble> {
         let mut told = Told::Since(now);
         for kind in ["MutatingWebhookConfiguration", "ValidatingWebhookConfiguration"] {
             let gvk = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
             let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &ApiResource::from_gvk(&gvk));
-            let failed = |error: kube::Error| format!("the {kind} {CONFIGURATION}: {error}");
+            let what = format!("the {kind} {CONFIGURATION}");
+            let failed = |error: kube::Error| Trouble::of(&what, &error);
             let Some(mut object) = api.get_opt(CONFIGURATION).await.map_err(failed)? else {
                 told = Told::NotYet;
                 continue;

@@ -1,7 +1,9 @@
 //! The authority through its years.
 
 use super::*;
+use crate::cluster::testing::{self, Answer};
 use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 fn at(days: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000) + DAY * u32::try_from(days).unwrap()
@@ -71,4 +73,52 @@ fn configurations_are_written_only_when_something_differs() {
     for odd in [json!({}), json!({"webhooks": 1}), json!({"webhooks": [1, {"name": 1}]})] {
         assert!(!edit(&mut odd.clone(), "bundle"), "{odd}");
     }
+}
+
+/// A keeper whose API server has one Secret, which another replica makes just before this one would, and one configuration
+/// that another replica changes just before this one does.
+fn racing() -> (Keeper, watch::Receiver<bool>, watch::Receiver<Option<Arc<ServerConfig>>>) {
+    let faster = serde_json::to_value(secret(&Kept::make(None, clock::wall()).unwrap())).unwrap();
+    let (is_made, is_told) = (AtomicBool::new(false), AtomicBool::new(false));
+    let cluster =
+        testing::cluster(move |call| match (call.method.as_str(), call.path.as_str()) {
+            ("GET", path) if path.ends_with("/secrets/mesh-webhook") => {
+                if is_made.load(Relaxed) {
+                    Answer::Ok(faster.clone())
+                } else {
+                    Answer::NotFound
+                }
+            }
+            ("POST", path) if path.ends_with("/secrets") => {
+                is_made.store(true, Relaxed);
+                Answer::Conflict
+            }
+            ("GET", path) if path.contains("/mutatingwebhookconfigurations/") => Answer::Ok(
+                json!({"metadata": {"name": "meshctl"}, "webhooks": [{"name": "a", "clientConfig": {}}]}),
+            ),
+            ("PUT", path) if path.contains("/mutatingwebhookconfigurations/") => {
+                if is_told.swap(true, Relaxed) { Answer::Ok(call.body.clone()) } else { Answer::Conflict }
+            }
+            _ => Answer::NotFound,
+        });
+    let (serving, shown) = watch::channel(None);
+    let (is_kept, kept) = watch::channel(false);
+    (Keeper { client: cluster.client, namespace: cluster.namespace, serving, is_kept }, kept, shown)
+}
+
+#[tokio::test]
+async fn who_loses_a_race_reads_the_winners_authority_at_once() {
+    let (keeper, mut kept, shown) = racing();
+    let (mut own, mut told) = (None, BTreeMap::new());
+    for lost in ["the Secret", "the configuration"] {
+        let round = keeper.round(&mut own, &mut told).await;
+        assert!(matches!(round, Err(Trouble::Race)), "{lost} is a fault, and the next attempt comes late");
+        assert!(!*kept.borrow(), "{lost}: it says that the API server can ask");
+    }
+    // Cancel safe: nothing is used of what ends early.
+    tokio::select! {
+        () = keeper.run(CancellationToken::new()) => panic!("it ends by itself"),
+        kept = kept.wait_for(|kept| *kept) => assert!(*kept.unwrap()),
+    }
+    assert!(shown.borrow().is_some(), "it is ready without a certificate");
 }
