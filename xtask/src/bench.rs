@@ -109,6 +109,11 @@ impl Args {
         self.meshctl.clone().unwrap_or_else(|| mesh::built(&self.cargo_profile))
     }
 
+    fn wants_entry(&self, entry: &Entry) -> bool {
+        // A profile is of the usual set-up.
+        self.wants(entry.asked_as()) && (self.profile.is_none() || entry.apart_of.is_none())
+    }
+
     fn wants(&self, contestant: &str) -> bool {
         let named = match &self.profile {
             Some(one) => std::slice::from_ref(one),
@@ -139,13 +144,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = tempfile::tempdir().context("a folder for the run")?;
     let backend = backend::Backend::start(folder.path())?;
     let mut entries = contestant::entries(&args.program(), &args.beside, &args.contestants)?;
-    entries.retain(|entry| args.wants(&entry.name) && !missing.iter().any(|(name, _)| *name == entry.name));
+    entries.retain(|entry| {
+        args.wants_entry(entry) && !missing.iter().any(|(name, _)| *name == entry.asked_as())
+    });
     if args.profile.is_some() {
         return profile(args, &entries, folder.path(), &backend);
     }
     let mut table = report::Table::default();
-    measure_works(args, &entries, (folder.path(), &backend), &mut table)?;
-    for entry in entries.iter().filter(|entry| entry.name != "direct") {
+    let (apart, usual): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().partition(|entry| entry.apart_of.is_some());
+    let (works_apart, works): (Vec<Work>, Vec<Work>) =
+        args.works().into_iter().partition(|work| work.is_apart());
+    measure_works(args, (&usual, &works), (folder.path(), &backend), &mut table)?;
+    measure_works(args, (&apart, &works_apart), (folder.path(), &backend), &mut table)?;
+    for entry in usual.iter().filter(|entry| entry.name != "direct") {
         if let Some(steps) = args.memory_steps(&entry.name) {
             eprintln!("memory: {}", entry.name);
             let own = folder.path().join(format!("memory-{}", entry.name));
@@ -182,11 +194,10 @@ fn install(args: &Args) -> Vec<(&'static str, String)> {
 
 fn measure_works(
     args: &Args,
-    entries: &[Entry],
+    (entries, works): (&[Entry], &[Work]),
     (folder, backend): (&Path, &backend::Backend),
     table: &mut report::Table,
 ) -> Result<()> {
-    let works = args.works();
     if works.is_empty() {
         return Ok(());
     }
@@ -194,7 +205,7 @@ fn measure_works(
     let time = Duration::from_secs(seconds);
     let contestants = start(entries, folder, backend)?;
     let _scraper = contestant::Scraper::start(&contestants)?;
-    for work in works {
+    for &work in works {
         for round in 0..rounds {
             for contestant in &contestants {
                 if contestant.address(work).is_some() {

@@ -25,6 +25,8 @@ pub(super) struct Contestant {
     pub(super) http1: Option<SocketAddr>,
     pub(super) http2: Option<SocketAddr>,
     pub(super) tcp: Option<SocketAddr>,
+    pub(super) handshake: Option<SocketAddr>,
+    pub(super) rules: Option<SocketAddr>,
     /// Where Prometheus would ask for its metrics, and how.
     pub(super) metrics: Vec<(SocketAddr, &'static str)>,
 }
@@ -39,6 +41,8 @@ impl Contestant {
             http1: None,
             http2: None,
             tcp: None,
+            handshake: None,
+            rules: None,
             metrics: Vec::new(),
         }
     }
@@ -52,7 +56,20 @@ impl Contestant {
             Needs::Http1 => self.http1,
             Needs::Http2 => self.http2,
             Needs::Tcp => self.tcp,
+            Needs::Handshake => self.handshake,
+            Needs::Rules => self.rules,
         }
+    }
+
+    /// Carries nothing but the work that it was set up for.
+    fn only_for(mut self, needs: Needs) -> Self {
+        match needs {
+            Needs::Handshake => self.handshake = self.tcp,
+            Needs::Rules => self.rules = self.http1,
+            Needs::Http1 | Needs::Http2 | Needs::Tcp => return self,
+        }
+        (self.http1, self.http2, self.tcp) = (None, None, None);
+        self
     }
 
     pub(super) fn cpu(&self) -> Result<Vec<Cpu>> {
@@ -69,7 +86,7 @@ impl Contestant {
 
     /// Waits until a request through it is answered (a round trip made, where it carries no HTTP).
     pub(super) fn wait_for_answer(&mut self) -> Result<()> {
-        let (http1, tcp) = (self.http1, self.tcp);
+        let (http1, tcp) = (self.http1.or(self.rules), self.tcp.or(self.handshake));
         let folder = self.folder.clone();
         let processes = &mut self.proxies;
         super::process::wait(&self.name, || {
@@ -91,12 +108,29 @@ type Start = Box<dyn Fn(&Path, &Backend) -> Result<Contestant>>;
 pub(super) struct Entry {
     /// Its name in the table.
     pub(super) name: String,
+    /// Whose other set-up it is, for the works that are apart.
+    pub(super) apart_of: Option<&'static str>,
     start: Start,
 }
 
 impl Entry {
     fn new(name: &str, start: impl Fn(&Path, &Backend) -> Result<Contestant> + 'static) -> Self {
-        Self { name: name.to_owned(), start: Box::new(start) }
+        Self { name: name.to_owned(), apart_of: None, start: Box::new(start) }
+    }
+
+    /// The same, of somebody who is there already, for one work only.
+    fn apart(
+        of: &'static str,
+        (name, needs): (&str, Needs),
+        start: impl Fn(&Path, &Backend) -> Result<Contestant> + 'static,
+    ) -> Self {
+        let start = move |folder: &Path, backend: &Backend| Ok(start(folder, backend)?.only_for(needs));
+        Self { name: name.to_owned(), apart_of: Some(of), start: Box::new(start) }
+    }
+
+    /// Who must be asked for, to get this.
+    pub(super) fn asked_as(&self) -> &str {
+        self.apart_of.unwrap_or(&self.name)
     }
 
     /// Starts it with its files in a folder of its own, which is made.
@@ -109,7 +143,6 @@ impl Entry {
 /// Everybody asked for (all when nobody is named): the built-in ones, other builds of the mesh, and one for each adaptor
 /// file.
 pub(super) fn entries(meshctl: &Path, builds: &[(String, PathBuf)], only: &[String]) -> Result<Vec<Entry>> {
-    let meshctl = meshctl.to_path_buf();
     let mut all = vec![
         Entry::new("direct", |folder, backend| {
             let mut direct = Contestant::new("direct", folder);
@@ -119,11 +152,13 @@ pub(super) fn entries(meshctl: &Path, builds: &[(String, PathBuf)], only: &[Stri
             Ok(direct)
         }),
         Entry::new("relay", relay::start),
-        Entry::new("mesh", move |folder, backend| mesh::start("mesh", folder, backend, &meshctl)),
     ];
+    all.extend(meshes(meshctl.to_path_buf()));
     for (name, program) in builds {
         let (own, program) = (name.clone(), program.clone());
-        let start = move |folder: &Path, backend: &Backend| mesh::start(&own, folder, backend, &program);
+        let setup = mesh::Setup::default();
+        let start =
+            move |folder: &Path, backend: &Backend| mesh::start(&own, folder, backend, (&program, setup));
         all.push(Entry::new(name, start));
     }
     for (name, start) in peers::ALL {
@@ -133,13 +168,33 @@ pub(super) fn entries(meshctl: &Path, builds: &[(String, PathBuf)], only: &[Stri
         let name = adaptor.name.clone();
         all.push(Entry::new(&name, move |folder, backend| adaptor.start(folder, backend)));
     }
-    let names: Vec<String> = all.iter().map(|entry| entry.name.clone()).collect();
+    for (of, name, start) in peers::UNRESUMED {
+        all.push(Entry::apart(of, (name, Needs::Handshake), start));
+    }
+    let names: Vec<String> = all.iter().map(|entry| entry.asked_as().to_owned()).collect();
     for asked in only {
         ensure!(names.contains(asked), "no contestant is called {asked:?}; there are {}", names.join(", "));
     }
-    let is_asked = |entry: &Entry| only.is_empty() || only.contains(&entry.name);
+    let is_asked = |entry: &Entry| only.is_empty() || only.iter().any(|one| one == entry.asked_as());
     all.retain(|entry| is_asked(entry) || builds.iter().any(|(name, _)| *name == entry.name));
     Ok(all)
+}
+
+/// The mesh as it is, and as it is set up for the works that are apart.
+fn meshes(meshctl: PathBuf) -> Vec<Entry> {
+    let start = move |name: &'static str, setup: mesh::Setup| {
+        let meshctl = meshctl.clone();
+        move |folder: &Path, backend: &Backend| mesh::start(name, folder, backend, (&meshctl, setup))
+    };
+    let usual = mesh::Setup::default();
+    let (few, many) = (mesh::Setup { rules: 10, ..usual }, mesh::Setup { rules: 10_000, ..usual });
+    let unshared = mesh::Setup { multiplexing: false, ..usual };
+    vec![
+        Entry::new("mesh", start("mesh", usual)),
+        Entry::apart("mesh", (mesh::UNSHARED, Needs::Handshake), start(mesh::UNSHARED, unshared)),
+        Entry::apart("mesh", (mesh::FEW_RULES, Needs::Rules), start(mesh::FEW_RULES, few)),
+        Entry::apart("mesh", (mesh::MANY_RULES, Needs::Rules), start(mesh::MANY_RULES, many)),
+    ]
 }
 
 /// Asks every contestant for its metrics, as Prometheus would, until dropped.

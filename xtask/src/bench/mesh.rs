@@ -9,11 +9,35 @@ use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Rules that do not concern the client, before the one that does.
-const OTHER_RULES: usize = 99;
+/// Rules that one policy may have at most.
+const POLICY_RULES_MAX: usize = 1_000;
+/// What contestants are called that are set up for one work.
+pub(super) const UNSHARED: &str = "mesh-unshared";
+pub(super) const FEW_RULES: &str = "mesh-10-rules";
+pub(super) const MANY_RULES: &str = "mesh-10000-rules";
+
+/// What of it differs for some works.
+#[derive(Clone, Copy)]
+pub(super) struct Setup {
+    /// Access rules of the server's workload.
+    pub(super) rules: usize,
+    /// Whether connections share TLS sessions.
+    pub(super) multiplexing: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { rules: 100, multiplexing: true }
+    }
+}
 
 /// Starts control plane and sidecars.
-pub(super) fn start(name: &str, folder: &Path, backend: &Backend, program: &Path) -> Result<Contestant> {
+pub(super) fn start(
+    name: &str,
+    folder: &Path,
+    backend: &Backend,
+    (program, setup): (&Path, Setup),
+) -> Result<Contestant> {
     let state = folder.join("state");
     let meshctl = |args: &[&str]| {
         let mut command = Command::new(program);
@@ -30,7 +54,7 @@ pub(super) fn start(name: &str, folder: &Path, backend: &Backend, program: &Path
     })?;
     mesh.others.push(control);
     let file = folder.join("rules.yaml");
-    std::fs::write(&file, rules())?;
+    std::fs::write(&file, rules(setup.rules))?;
     let applied = meshctl(&["apply", "-f", &file.to_string_lossy()]).output()?;
     ensure!(applied.status.success(), "apply: {}", String::from_utf8_lossy(&applied.stderr));
 
@@ -40,7 +64,10 @@ pub(super) fn start(name: &str, folder: &Path, backend: &Backend, program: &Path
     let run = |name: &str, admin: u16| {
         let log = folder.join(format!("access-{name}.log")).to_string_lossy().into_owned();
         let admin = format!("127.0.0.1:{admin}");
-        ["run", "--name", name, "--admin", &admin, "--access-log", &log].map(str::to_owned).to_vec()
+        let multiplexing = if setup.multiplexing { "on" } else { "off" };
+        ["run", "--name", name, "--admin", &admin, "--access-log", &log, "--multiplexing", multiplexing]
+            .map(str::to_owned)
+            .to_vec()
     };
     let admin = [free_port()?, free_port()?];
     let mut client = run("client", admin[0]);
@@ -76,24 +103,48 @@ pub(super) fn built(profile: &str) -> PathBuf {
     target().join(if profile == "dev" { "debug" } else { profile }).join("meshctl")
 }
 
-/// A hundred rules, of which the last allows the client; a limit that is never reached.
-fn rules() -> String {
+/// So many rules, of which the last allows the client and no other concerns it; a limit that is never reached.
+fn rules(count: usize) -> String {
     use std::fmt::Write;
-    let mut text = String::from(
-        "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata:\n  name: server\n  namespace: default\nspec:\n  target:\n    \
-         workload: server\n  rules:\n",
-    );
-    for number in 0..OTHER_RULES {
-        _ = writeln!(
+    let mut text = String::new();
+    let numbers: Vec<usize> = (1..=count).collect();
+    for (policy, numbers) in numbers.chunks(POLICY_RULES_MAX).enumerate() {
+        _ = write!(
             text,
-            "  - name: other-{number}\n    from:\n    - serviceAccount: other-{number}\n    to:\n    - methods: [GET]\n      paths: \
-             [/v{number}/*]"
+            "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata:\n  name: server-{policy}\n  namespace: default\nspec:\n  \
+             target:\n    workload: server\n  rules:\n"
         );
+        for &number in numbers {
+            _ = if number == count {
+                writeln!(text, "  - name: client\n    from:\n    - serviceAccount: client")
+            } else {
+                writeln!(
+                    text,
+                    "  - name: other-{number}\n    from:\n    - serviceAccount: other-{number}\n    to:\n    - methods: [GET]\n      \
+                     paths: [/v{number}/*]"
+                )
+            };
+        }
+        text.push_str("---\n");
     }
     text.push_str(
-        "  - name: client\n    from:\n    - serviceAccount: client\n---\napiVersion: meshctl.io/v1alpha1\nkind: RateLimit\nmetadata:\n  \
-         name: server\n  namespace: default\nspec:\n  target:\n    workload: server\n  key: sourceIdentity\n  requests: 1000000\n  per: \
-         1s\n  burst: 1000000\n",
+        "apiVersion: meshctl.io/v1alpha1\nkind: RateLimit\nmetadata:\n  name: server\n  namespace: default\nspec:\n  target:\n    \
+         workload: server\n  key: sourceIdentity\n  requests: 1000000\n  per: 1s\n  burst: 1000000\n",
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_are_split_where_a_policy_is_full_and_the_last_one_lets_the_client_in() {
+        let text = rules(1_001);
+        let policies: Vec<&str> = text.split("---\n").collect();
+        assert_eq!(policies.len(), 3, "two policies and the limit");
+        assert_eq!(policies[0].matches("  - name: other-").count(), POLICY_RULES_MAX);
+        assert!(policies[1].ends_with("  - name: client\n    from:\n    - serviceAccount: client\n"));
+        assert_eq!(text.matches("serviceAccount: client").count(), 1);
+    }
 }

@@ -20,6 +20,19 @@ type Start = fn(&Path, &Backend) -> Result<Contestant>;
 pub(super) const ALL: [(&str, Start); 3] =
     [("envoy", envoy::start), ("haproxy", haproxy::start), ("nginx", nginx::start)];
 
+/// Peers that do without resuming TLS sessions: whose other set-up, its name, how it is started.
+pub(super) const UNRESUMED: [(&str, &str, Start); 2] = [
+    ("envoy", "envoy-unresumed", |folder, backend| envoy::start_with(folder, backend, Resumption::Off)),
+    ("haproxy", "haproxy-unresumed", |folder, backend| haproxy::start_with(folder, backend, Resumption::Off)),
+];
+
+/// Whether TLS sessions to the other proxy are resumed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Resumption {
+    Usual,
+    Off,
+}
+
 /// Near and far ports for the three kinds of traffic (HTTP/1, HTTP/2, TCP), and one for the metrics of each side.
 struct Ports {
     near: [u16; 3],

@@ -1,5 +1,6 @@
 //! What the mesh is to cost at most, beside its peers in the same run, and whether it does.
 
+use super::mesh::{FEW_RULES, MANY_RULES, UNSHARED};
 use super::report::{Figures, Summary};
 use std::fmt::Write;
 
@@ -24,6 +25,8 @@ const CPU: [(&str, &str, f64); 17] = [
     ("http1-get-1", "envoy", 0.26),
 ];
 
+/// CPU for each request among many access rules, as a share of that among few.
+const MANY_TO_FEW_RULES: f64 = 1.02;
 /// Latency at a fixed rate: what the median adds to going direct, and the 99th percentile, as shares of Envoy's.
 const ADDED_P50: f64 = 0.5;
 const P99: f64 = 0.7;
@@ -45,6 +48,18 @@ pub(super) fn text(run: &Summary) -> String {
         } else if of(work, "mesh").is_some() {
             _ = writeln!(lines.0, "  ?     {work:<18} {peer} was not measured");
         }
+    }
+    if let (Some(few), Some(many)) = (of("rules", FEW_RULES), of("rules", MANY_RULES)) {
+        lines.add("rules", many.cpu / few.cpu, MANY_TO_FEW_RULES, "× the CPU among 10 rules, among 10,000");
+    }
+    if let Some(figures) = of("handshake", UNSHARED) {
+        let each = |side: usize| figures.each.get(side).map_or(0.0, |us| 1e6 / us.max(1.0));
+        _ = writeln!(
+            lines.0,
+            "        handshake          a core does {:.0} a second as caller, {:.0} as called side, with the connection that needs it",
+            each(0),
+            each(1)
+        );
     }
     for work in ["fixed-1000", "fixed-2000"] {
         if let (Some(mesh), Some(envoy), Some(direct)) =

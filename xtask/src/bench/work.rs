@@ -27,6 +27,10 @@ pub(super) enum Work {
     NewTcp,
     /// A connection for each request.
     NewHttp,
+    /// A handshake for each round trip: nothing shared, nothing resumed.
+    Handshake,
+    /// HTTP/1.1 GET over 64 connections, among few and among many access rules.
+    Rules,
 }
 
 /// Which port of a contestant a work needs.
@@ -35,11 +39,15 @@ pub(super) enum Needs {
     Http1,
     Http2,
     Tcp,
+    /// TCP where each connection has a full handshake of its own.
+    Handshake,
+    /// HTTP/1.1 among a number of rules that is compared.
+    Rules,
 }
 
 impl Work {
     /// In the order in which they are run and shown.
-    pub(super) const ALL: [Self; 14] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Http1Get(64),
         Self::Http1Get(1),
         Self::Http1Post(1024),
@@ -54,6 +62,8 @@ impl Work {
         Self::TcpPingPong(32),
         Self::NewTcp,
         Self::NewHttp,
+        Self::Handshake,
+        Self::Rules,
     ];
 
     /// Only when they are named in full: where in between something changes.
@@ -72,6 +82,8 @@ impl Work {
             Self::TcpPingPong(connections) => format!("tcp-ping-pong-{connections}"),
             Self::NewTcp => "new-tcp".to_owned(),
             Self::NewHttp => "new-http".to_owned(),
+            Self::Handshake => "handshake".to_owned(),
+            Self::Rules => "rules".to_owned(),
         }
     }
 
@@ -93,7 +105,14 @@ impl Work {
             Self::Http1Get(_) | Self::Http1Post(_) | Self::Fixed(_) | Self::NewHttp => Needs::Http1,
             Self::Http2Get | Self::Grpc => Needs::Http2,
             Self::TcpBulk(_) | Self::TcpPingPong(_) | Self::NewTcp => Needs::Tcp,
+            Self::Handshake => Needs::Handshake,
+            Self::Rules => Needs::Rules,
         }
+    }
+
+    /// Whether it is a work of contestants that are set up for it alone.
+    pub(super) fn is_apart(self) -> bool {
+        matches!(self, Self::Handshake | Self::Rules)
     }
 
     /// What CPU time in µs for each thing counted is multiplied by to be shown: for bulk, which counts bytes, so that the
@@ -105,6 +124,7 @@ impl Work {
     /// Loads one address for a while.
     pub(super) fn run(self, address: SocketAddr, time: Duration) -> Result<Done> {
         match self {
+            Self::Rules => wrk(address, 64, None, time),
             Self::Http1Get(connections) => wrk(address, connections, None, time),
             Self::Http1Post(bytes) => wrk(address, 32, Some(bytes), time),
             Self::Http2Get => h2load(address, &[], time),
@@ -121,7 +141,7 @@ impl Work {
             Self::Fixed(rate) => super::fixed::run(address, rate, time),
             Self::TcpBulk(way) => load::block_on(load::bulk(address, way, time)),
             Self::TcpPingPong(connections) => load::block_on(load::ping_pong(address, connections, time)),
-            Self::NewTcp => load::block_on(load::new_tcp(address, time)),
+            Self::NewTcp | Self::Handshake => load::block_on(load::new_tcp(address, time)),
             Self::NewHttp => load::block_on(load::new_http(address, time)),
         }
     }

@@ -5,7 +5,7 @@ use super::super::backend::Backend;
 use super::super::contestant::Contestant;
 use super::super::pki::Pki;
 use super::super::process::{Process, loopback};
-use super::Ports;
+use super::{Ports, Resumption};
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Command;
@@ -15,6 +15,11 @@ const CONNECTIONS: &str = "    circuit_breakers: {thresholds: [{max_connections:
 
 /// Starts a pair of them.
 pub(super) fn start(folder: &Path, backend: &Backend) -> Result<Contestant> {
+    start_with(folder, backend, Resumption::Usual)
+}
+
+/// Starts a pair that may do without resuming sessions.
+pub(super) fn start_with(folder: &Path, backend: &Backend, resumption: Resumption) -> Result<Contestant> {
     let program = crate::programs::envoy().context("envoy is not installed")?;
     let pki = super::pki(folder)?;
     let ports = Ports::free()?;
@@ -25,7 +30,7 @@ pub(super) fn start(folder: &Path, backend: &Backend) -> Result<Contestant> {
         [("client", ports.near, ports.far, near_metrics), ("server", ports.far, far, far_metrics)]
     {
         let config = folder.join(format!("{side}.yaml"));
-        let text = envoy_config(side, listen, to, &pki);
+        let text = envoy_config(side, (listen, to), &pki, resumption);
         let admin =
             format!("admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}\n");
         std::fs::write(&config, admin + &text)?;
@@ -38,7 +43,7 @@ pub(super) fn start(folder: &Path, backend: &Backend) -> Result<Contestant> {
     Ok(contestant)
 }
 
-fn envoy_config(side: &str, listen: [u16; 3], to: [u16; 3], pki: &Pki) -> String {
+fn envoy_config(side: &str, (listen, to): ([u16; 3], [u16; 3]), pki: &Pki, resumption: Resumption) -> String {
     let (cert, key, root) = (pki.certificate(side), pki.key(side), &pki.root);
     let peer = if side == "client" { "server" } else { "client" };
     let context = |kind: &str, more: &str| {
@@ -54,13 +59,14 @@ fn envoy_config(side: &str, listen: [u16; 3], to: [u16; 3], pki: &Pki) -> String
             root.display()
         )
     };
+    let kept = if resumption == Resumption::Off { "        max_session_keys: 0\n" } else { "" };
     let (near, far) = (
         if side == "server" {
             context("DownstreamTlsContext", "        require_client_certificate: true\n")
         } else {
             String::new()
         },
-        if side == "client" { context("UpstreamTlsContext", "") } else { String::new() },
+        if side == "client" { context("UpstreamTlsContext", kept) } else { String::new() },
     );
     let mut listeners = String::new();
     let mut clusters = String::new();

@@ -4,21 +4,27 @@
 use super::super::backend::Backend;
 use super::super::contestant::Contestant;
 use super::super::process::{Process, loopback};
-use super::Ports;
+use super::{Ports, Resumption};
 use anyhow::Result;
 use std::path::Path;
 use std::process::Command;
 
 /// Starts a pair of them.
 pub(super) fn start(folder: &Path, backend: &Backend) -> Result<Contestant> {
+    start_with(folder, backend, Resumption::Usual)
+}
+
+/// Starts a pair that may do without resuming sessions.
+pub(super) fn start_with(folder: &Path, backend: &Backend, resumption: Resumption) -> Result<Contestant> {
     let pki = super::pki(folder)?;
     let ports = Ports::free()?;
     let mut contestant = Contestant::new("haproxy", folder);
     let global = "global\n  nbthread 1\n  maxconn 9000\n  tune.ssl.default-dh-param 2048\ndefaults\n  mode http\n  timeout connect 5s\n  \
                   timeout client 60s\n  timeout server 60s\n  timeout http-keep-alive 60s\n  option http-keep-alive\n  http-reuse always\n";
     let root = pki.root.display();
+    let kept = if resumption == Resumption::Off { " no-ssl-reuse" } else { "" };
     let upstream = format!(
-        "ssl crt {} ca-file {root} verify required verifyhost server ssl-min-ver TLSv1.3",
+        "ssl crt {} ca-file {root} verify required verifyhost server ssl-min-ver TLSv1.3{kept}",
         pki.both("client").display()
     );
     let near = format!(
