@@ -125,6 +125,11 @@ impl SealKey {
         }
     }
 
+    /// The key as its file has it: 64 digits of hexadecimal, with or without a line's end; `None` when it is anything else.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        from_hex(text.trim_ascii()).map(|bytes| Self::from_bytes(&bytes))
+    }
+
     /// Seals `plain`; `context` says what it is for and must be given again to open it.
     ///
     /// # Errors

@@ -90,6 +90,9 @@ pub(crate) enum Command {
     Completion(command::completion::CompletionArgs),
     /// Prints the versions of this program and of the control plane
     Version(command::version::VersionArgs),
+    /// The objects of `install` as a Helm chart.
+    #[command(hide = true)]
+    Chart(command::chart::ChartArgs),
     /// One application of the demo's shop.
     #[command(hide = true)]
     DemoApp(command::demo::AppArgs),
@@ -106,6 +109,7 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
     let global = cli.global;
     // These need no place for state.
     match cli.command {
+        Command::Chart(args) => command::chart::run(&args),
         Command::Completion(args) => command::completion::run(&args, Cli::command()),
         Command::DemoApp(args) => command::demo::run_app(args).await,
         Command::Demo(args) => command::demo::run(args, &global).await,
@@ -141,8 +145,10 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Check(args) => command::check::run(args, session).await,
         Command::Version(args) => command::version::run(args, session).await,
         // Handled before, without a session.
-        Command::Completion(_) | Command::Demo(_) | Command::DemoApp(_) | Command::ExecWithParent(_) => {
-            Ok(Exit::Done)
-        }
+        Command::Chart(_)
+        | Command::Completion(_)
+        | Command::Demo(_)
+        | Command::DemoApp(_)
+        | Command::ExecWithParent(_) => Ok(Exit::Done),
     }
 }

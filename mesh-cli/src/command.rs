@@ -5,6 +5,7 @@ pub(crate) mod apply;
 pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod ca;
+pub(crate) mod chart;
 pub(crate) mod check;
 pub(crate) mod completion;
 pub(crate) mod delete;

@@ -53,7 +53,7 @@ use mesh_proto::wire::v1::admin_server::AdminServer;
 use mesh_proto::wire::v1::discovery_server::DiscoveryServer;
 use mesh_proto::wire::v1::identity_server::IdentityServer;
 use mesh_proto::wire::v1::telemetry_server::TelemetryServer;
-use opening::Opened;
+use opening::{Opened, Shared};
 use rustls::ServerConfig;
 use std::io;
 use std::net::SocketAddr;
@@ -161,8 +161,11 @@ pub async fn run(
         Some(kubernetes) => Some(InCluster::prepare(kubernetes).await?),
         None => None,
     };
-    let kept = cluster.as_ref().map(InCluster::kept);
-    let opened = opening::open(&config, kept).await?;
+    let shared = match &cluster {
+        Some(cluster) => Some(Shared { kept: cluster.kept(), seal: cluster.seal_key(&config).await? }),
+        None => None,
+    };
+    let opened = opening::open(&config, shared).await?;
     let listeners = Listeners::bind(&config, &opened).await?;
     let running = listeners.running(&opened)?;
     let mut tasks = Tasks::default();

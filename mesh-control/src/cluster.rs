@@ -13,6 +13,7 @@ mod leader;
 pub(crate) mod names;
 pub(crate) mod ours;
 pub(crate) mod peers;
+pub(crate) mod seal;
 pub(crate) mod secret;
 pub(crate) mod session;
 mod status;
@@ -73,6 +74,8 @@ pub struct KubernetesConfig {
     pub proxy_image: String,
     /// The image that redirects a pod's traffic to its proxy.
     pub init_image: String,
+    /// When nodes fetch these images: `Always`, `IfNotPresent` or `Never`; `None`: as Kubernetes decides by the tag.
+    pub pull_policy: Option<String>,
 }
 
 impl KubernetesConfig {
@@ -91,6 +94,14 @@ pub enum ClusterError {
         /// The kubeconfig, if one was given.
         file: Option<PathBuf>,
         /// What was wrong with it.
+        problem: String,
+    },
+    /// The pod has no file with the sealing key, and none could be read or made.
+    #[error("the sealing key in the Secret {namespace}/mesh-seal-key cannot be used: {problem}")]
+    SealKey {
+        /// The control plane's namespace.
+        namespace: Namespace,
+        /// Why not.
         problem: String,
     },
 }

@@ -151,6 +151,9 @@ struct KubernetesArgs {
     /// The image that redirects a pod's traffic to its proxy
     #[arg(long, value_name = "IMAGE", default_value = concat!("mesh-init:", env!("CARGO_PKG_VERSION")))]
     init_image: String,
+    /// When nodes fetch these two images [default: as Kubernetes decides by the tag]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pull_policy: Option<String>,
 }
 
 impl KubernetesArgs {
@@ -168,6 +171,7 @@ impl KubernetesArgs {
             webhook: self.webhook_listen,
             proxy_image: self.proxy_image,
             init_image: self.init_image,
+            pull_policy: self.pull_policy,
         })
     }
 }

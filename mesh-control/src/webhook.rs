@@ -40,16 +40,27 @@ pub(crate) struct WebhookConfig {
     pub(crate) init_image: String,
     /// Becomes true when the API server can ask.
     pub(crate) is_kept: watch::Sender<bool>,
+    /// When nodes fetch these images; `None`: as Kubernetes decides by the tag.
+    pub(crate) pull_policy: Option<String>,
 }
 
 /// Serves until `stop`.
 pub(crate) async fn serve(config: WebhookConfig, stop: CancellationToken) {
-    let WebhookConfig { cluster, listener, mesh, trust_domain, proxy_image, init_image, is_kept } = config;
+    let WebhookConfig {
+        cluster,
+        listener,
+        mesh,
+        trust_domain,
+        proxy_image,
+        init_image,
+        pull_policy,
+        is_kept,
+    } = config;
     let Cluster { client, namespace, pod: _ } = cluster;
     let options = Options {
         proxy_image,
         init_image,
-        pull_policy: None,
+        pull_policy,
         control: format!("mesh-control.{namespace}.svc:15012"),
         trust_domain,
         version: env!("CARGO_PKG_VERSION").to_owned(),

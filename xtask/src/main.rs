@@ -16,6 +16,7 @@ mod tools;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use step::Step;
 
 /// The exit code when no cluster, or no docker, can be had on this machine: nothing is known to be broken. `EX_UNAVAILABLE` of
 /// sysexits.h.
@@ -56,6 +57,8 @@ enum Command {
     E2e(e2e::Args),
     /// Builds the mesh's container images, from scratch and without a registry.
     Images(images::Args),
+    /// Writes the Helm chart in deploy/chart, from the objects that `meshctl install` makes.
+    Chart,
     /// Checks the rules that no compiler knows: sizes, edges between modules, cycles, words.
     Tidy,
     /// Runs each fuzz target under libFuzzer for a while (needs a C++ compiler).
@@ -82,6 +85,11 @@ fn main() -> ExitCode {
         Command::BenchRelay { ports } => bench::relay(&ports),
         Command::E2e(args) => e2e::run(&args),
         Command::Images(args) => images::run(&args),
+        Command::Chart => Step::cargo(
+            "chart",
+            &["run", "--locked", "--package", "mesh-cli", "--bin", "meshctl", "--", "chart", "deploy/chart"],
+        )
+        .run(),
         Command::Tidy => tidy::run(),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Soak { minutes, release } => {

@@ -44,8 +44,11 @@ const PYTHON: [&str; 2] = ["grpcio==1.85.1", "websockets==17.4"];
 /// Where the Python environment lives: below the build directory, so that `cargo clean` takes it away.
 const PYTHON_ENVIRONMENT: &str = "target/test-python";
 
-/// The HTTP/2 conformance suite, and where it is built to.
-const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+/// The HTTP/2 conformance suite, the program that renders the chart, and where both are built to.
+const GO: [(&str, &str); 2] = [
+    ("h2spec", "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible"),
+    ("helm", "helm.sh/helm/v3/cmd/helm@v3.19.2"),
+];
 const GO_PROGRAMS: &str = "target/test-go";
 
 /// Installs what the tests need.
@@ -164,7 +167,9 @@ fn install_python() -> Result<()> {
 
 fn install_go() -> Result<()> {
     let folder = root().join(GO_PROGRAMS);
-    if folder.join("h2spec").is_file() {
+    let missing = GO.iter().filter(|(program, _)| !folder.join(program).is_file());
+    let missing: Vec<_> = missing.collect();
+    if missing.is_empty() {
         return Ok(());
     }
     let go = if Path::new("/usr/local/go/bin/go").is_file() { "/usr/local/go/bin/go" } else { "go" };
@@ -174,7 +179,11 @@ fn install_go() -> Result<()> {
             .env("DEBIAN_FRONTEND", "noninteractive")
             .run()?;
     }
-    Step::program("h2spec", go, &["install", H2SPEC]).env("GOBIN", &folder.to_string_lossy()).run()
+    for (program, module) in missing {
+        let step = Step::program(program, go, &["install", "-trimpath", "-ldflags=-s -w", module]);
+        step.env("GOBIN", &folder.to_string_lossy()).run()?;
+    }
+    Ok(())
 }
 
 fn imports(python: &Path) -> bool {

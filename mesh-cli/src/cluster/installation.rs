@@ -5,7 +5,7 @@
 use super::access::{Cluster, status, words};
 use super::manifest::{self, CONTROL, GROUP, NAMESPACE, SEAL_KEY, WEBHOOKS};
 use super::object::{self, Name, Write};
-use super::values::Values;
+use super::values::{Kept, Values};
 use super::{permission, ready};
 use crate::failure::Failure;
 use k8s_openapi::api::core::v1::Secret;
@@ -21,13 +21,38 @@ const DEFINITIONS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Refuses where an installation would fail by half: rights, foreign objects, another trust domain.
+/// Refuses a cluster that is too old, and a user who may not install.
+///
+/// # Errors
+/// Which version, or which rights; nothing was changed.
+pub(crate) async fn permit(cluster: &Cluster) -> Result<(), Failure> {
+    cluster.require_version()?;
+    let objects = manifest::for_version(manifest::objects(&Values::default()), cluster.minor);
+    permission::require(cluster, "an installation", rights(&objects)).await
+}
+
+/// What was chosen at earlier installations; nothing where there was none.
+///
+/// # Errors
+/// The API server's refusal.
+pub(crate) async fn kept(cluster: &Cluster) -> Result<Kept, Failure> {
+    let name = Name {
+        api_version: "v1".to_owned(),
+        kind: "ConfigMap".to_owned(),
+        namespace: Some(NAMESPACE.to_owned()),
+        name: manifest::VALUES.to_owned(),
+    };
+    let found = object::find(cluster, &name).await?;
+    let data = found.as_ref().and_then(|found| found.data.get("data")).and_then(Value::as_object);
+    let values = data.into_iter().flatten().filter(|(key, _)| *key != manifest::VERSION_KEY);
+    Ok(values.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect())
+}
+
+/// Refuses where an installation would fail by half: foreign objects, another trust domain.
 ///
 /// # Errors
 /// What stands in the way; nothing was changed.
 pub(crate) async fn prepare(cluster: &Cluster, objects: &[Value], values: &Values) -> Result<(), Failure> {
-    cluster.require_version()?;
-    permission::require(cluster, "an installation", rights(objects)).await?;
     for object in objects {
         let name = Name::of(object);
         if let Some(found) = object::find(cluster, &name).await? {

@@ -21,10 +21,17 @@ pub(crate) const CONTROL: &str = "mesh-control";
 pub(crate) const GROUP: &str = "meshctl.io";
 /// The name of both webhook configurations.
 pub(crate) const WEBHOOKS: &str = "meshctl";
+/// The ConfigMap with what was chosen at the installation.
+pub(crate) const VALUES: &str = "mesh-values";
+/// What in it is not a value: the version that wrote it.
+pub(crate) const VERSION_KEY: &str = "version";
 /// The Secret with the key that the authority's state is sealed under, and its file name.
 pub(crate) const SEAL_KEY: (&str, &str) = ("mesh-seal-key", "seal.key");
 /// The user and group of the control plane: what "nobody in particular" is called in images without a base.
 const USER: u32 = 65_532;
+
+/// The first minor version with validating admission policies for everybody (Kubernetes 1.30).
+pub(crate) const SESSIONS_MINOR_MIN: u32 = 30;
 
 /// The definitions of the mesh's kinds, as `deploy/crds` has them.
 const DEFINITIONS: [&str; 9] = [
@@ -53,7 +60,8 @@ pub(crate) const PLURALS: [&str; 8] = [
 
 /// Everything that an installation makes, except for the keys; what others need comes first.
 pub(crate) fn objects(values: &Values) -> Vec<Value> {
-    let mut objects = vec![namespace()];
+    // What was chosen comes first: an installation that breaks off goes on with it.
+    let mut objects = vec![namespace(), chosen(values)];
     // Before the kind that they guard.
     objects.extend(sessions::objects());
     objects.extend(definitions());
@@ -66,7 +74,7 @@ pub(crate) fn objects(values: &Values) -> Vec<Value> {
 /// Without what a cluster of that minor version does not know: before 1.30 it cannot vouch for users, and so there are no
 /// sessions of users either.
 pub(crate) fn for_version(objects: Vec<Value>, minor: u32) -> Vec<Value> {
-    if minor >= sessions::MINOR_MIN {
+    if minor >= SESSIONS_MINOR_MIN {
         return objects;
     }
     objects.into_iter().filter(|object| !sessions::needs(object)).collect()
@@ -118,6 +126,13 @@ fn namespace() -> Value {
         labels.insert("meshctl.io/inject".to_owned(), "disabled".into());
     }
     json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE, "labels": labels } })
+}
+
+/// What was chosen, for the next installation and upgrade. Nothing in it is secret.
+fn chosen(values: &Values) -> Value {
+    let mut data = values.chosen();
+    data.insert(VERSION_KEY.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
+    json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(VALUES, Some(NAMESPACE)), "data": data })
 }
 
 fn service() -> Value {
@@ -189,7 +204,8 @@ fn pod(values: &Values) -> Value {
         "volumes": [
             { "name": "state", "emptyDir": { "sizeLimit": "1Gi" } },
             // Read by the group of the pod alone: the files of a Secret belong to root.
-            { "name": "seal", "secret": { "secretName": SEAL_KEY.0, "defaultMode": 0o440 } },
+            // Not there at the first start of a chart, which can hold no key: the control plane makes it then.
+            { "name": "seal", "secret": { "secretName": SEAL_KEY.0, "defaultMode": 0o440, "optional": true } },
         ],
     })
 }
@@ -243,6 +259,7 @@ fn arguments(values: &Values) -> Vec<String> {
     add("trust-domain", values.trust_domain.clone());
     add("proxy-image", values.image("mesh-proxy"));
     add("init-image", values.image("mesh-init"));
+    add("pull-policy", values.image_pull_policy.clone());
     add("log", values.log_level.clone());
     add("log-format", values.log_format.clone());
     for (name, seconds) in [

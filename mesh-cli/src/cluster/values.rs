@@ -1,9 +1,18 @@
 //! What may be chosen at an installation: `--values FILE` and `--set KEY=VALUE`.
 //!
-//! Every mistake is reported at once, with the key, the value and what is allowed; nothing is installed then.
+//! Every mistake is reported at once, with the key, the value and what is allowed; nothing is installed then. What was
+//! chosen stays with the mesh, in a ConfigMap, and holds until something else is chosen: an upgrade that is told nothing
+//! changes nothing but the version.
+//!
+//! # Why
+//! Only what differs from the defaults is kept. All values would pin the images' tag, and with it the version, for ever.
 
 use mesh_proto::identity::TrustDomain;
 use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What was chosen at earlier installations, by key.
+pub(crate) type Kept = BTreeMap<String, String>;
 
 /// What is installed, beyond what is always the same.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,6 +44,9 @@ pub(crate) struct Values {
     /// The same of a root.
     pub(crate) root_lifetime: Option<u32>,
 }
+
+/// Where a value comes from that was chosen before.
+const KEPT: &str = "the mesh's own values (--reset-values forgets them)";
 
 /// What may be set: its key, its default, and what is allowed.
 pub(crate) const KEYS: [(&str, &str, &str); 13] = [
@@ -82,13 +94,14 @@ impl Default for Values {
 }
 
 impl Values {
-    /// The defaults, changed by a file's text and then by `KEY=VALUE`s.
+    /// The defaults, changed by what was chosen before, then by a file's text and then by `KEY=VALUE`s.
     ///
     /// # Errors
     /// Everything that is wrong, one sentence for each mistake.
-    pub(crate) fn read(file: Option<(&str, &str)>, set: &[String]) -> Result<Self, Vec<String>> {
+    pub(crate) fn read(kept: &Kept, file: Option<(&str, &str)>, set: &[String]) -> Result<Self, Vec<String>> {
         let mut wrong = Vec::new();
-        let mut typed: Vec<(String, String, String)> = Vec::new();
+        let before = |(key, value): (&String, &String)| (KEPT.to_owned(), key.clone(), value.clone());
+        let mut typed: Vec<(String, String, String)> = kept.iter().map(before).collect();
         if let Some((name, text)) = file {
             let source = format!("--values {name}");
             match serde_saphyr::from_str::<Value>(text) {
@@ -131,6 +144,44 @@ impl Values {
         match self.image_registry.as_str() {
             "" => format!("{name}:{tag}"),
             registry => format!("{registry}/{name}:{tag}"),
+        }
+    }
+
+    /// What was chosen: all values that are not the defaults, as they are written.
+    pub(crate) fn chosen(&self) -> Kept {
+        let differs = |(key, default, _): &(&str, &str, &str)| self.text(key) != *default;
+        KEYS.iter().filter(|row| differs(row)).map(|(key, ..)| ((*key).to_owned(), self.text(key))).collect()
+    }
+
+    /// What differs from what was chosen before: `control.replicas: 2 -> 3`.
+    pub(crate) fn against(&self, before: &Kept) -> Vec<String> {
+        let change = |(key, default, _): &(&str, &str, &str)| {
+            let was = before.get(*key).map_or(*default, String::as_str);
+            let is = self.text(key);
+            let shown = |text: &str| if text.is_empty() { "the default".to_owned() } else { text.to_owned() };
+            (was != is).then(|| format!("{key}: {} -> {}", shown(was), shown(&is)))
+        };
+        KEYS.iter().filter_map(change).collect()
+    }
+
+    /// One value as it is written; empty for what is left to the control plane.
+    pub(crate) fn text(&self, key: &str) -> String {
+        let seconds = |value: Option<u32>| value.map(|seconds| seconds.to_string()).unwrap_or_default();
+        match key {
+            "image.registry" => self.image_registry.clone(),
+            "image.tag" => self.image_tag.clone(),
+            "image.pullPolicy" => self.image_pull_policy.clone(),
+            "trustDomain" => self.trust_domain.clone(),
+            "control.replicas" => self.replicas.to_string(),
+            "control.cpu" => self.cpu.clone(),
+            "control.memory" => self.memory.clone(),
+            "control.memoryLimit" => self.memory_limit.clone(),
+            "log.level" => self.log_level.clone(),
+            "log.format" => self.log_format.clone(),
+            "certificates.svidLifetime" => seconds(self.svid_lifetime),
+            "certificates.intermediateLifetime" => seconds(self.intermediate_lifetime),
+            "certificates.rootLifetime" => seconds(self.root_lifetime),
+            _ => String::new(),
         }
     }
 
@@ -254,7 +305,7 @@ mod tests {
     use super::*;
 
     fn set(pairs: &[&str]) -> Result<Values, Vec<String>> {
-        Values::read(None, &pairs.iter().map(|pair| (*pair).to_owned()).collect::<Vec<_>>())
+        Values::read(&Kept::new(), None, &pairs.iter().map(|pair| (*pair).to_owned()).collect::<Vec<_>>())
     }
 
     #[test]
@@ -265,9 +316,51 @@ mod tests {
     }
 
     #[test]
+    fn what_was_chosen_before_holds_until_something_else_is_chosen() {
+        let first = set(&["control.replicas=3", "certificates.svidLifetime=60", "log.format=json"]).unwrap();
+        let kept = first.chosen();
+        let pairs: Vec<String> = kept.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(pairs, ["certificates.svidLifetime=60", "control.replicas=3"], "defaults are not kept");
+        assert_eq!(Values::read(&kept, None, &[]).unwrap(), first);
+        let file = "control: {replicas: 4}";
+        let second =
+            Values::read(&kept, Some(("v", file)), &["certificates.svidLifetime=".to_owned()]).unwrap();
+        assert_eq!((second.replicas, second.svid_lifetime), (4, None));
+        assert_eq!(
+            second.against(&kept),
+            ["control.replicas: 3 -> 4", "certificates.svidLifetime: 60 -> the default"]
+        );
+        let strange = Kept::from([("control.colour".to_owned(), "red".to_owned())]);
+        let wrong = Values::read(&strange, None, &[]).unwrap_err().join("\n");
+        assert!(wrong.contains("--reset-values") && wrong.contains("control.colour"), "{wrong}");
+    }
+
+    #[test]
+    fn every_value_is_written_as_it_is_read() {
+        for (key, value) in [
+            ("image.registry", "r.example:5000/mesh"),
+            ("image.tag", "v9"),
+            ("image.pullPolicy", "Never"),
+            ("trustDomain", "mesh.example"),
+            ("control.replicas", "5"),
+            ("control.cpu", "2"),
+            ("control.memory", "1Gi"),
+            ("control.memoryLimit", "2Gi"),
+            ("log.level", "debug"),
+            ("log.format", "text"),
+            ("certificates.svidLifetime", "60"),
+            ("certificates.intermediateLifetime", "600000"),
+            ("certificates.rootLifetime", "700000"),
+        ] {
+            assert_eq!(set(&[&format!("{key}={value}")]).unwrap().text(key), value, "{key}");
+        }
+    }
+
+    #[test]
     fn typed_values_win_over_the_files() {
         let file = "image: {tag: v1, registry: r.example:5000/mesh}\ncontrol:\n  replicas: 3\n";
-        let values = Values::read(Some(("v.yaml", file)), &["image.tag=v2".to_owned()]).unwrap();
+        let values =
+            Values::read(&Kept::new(), Some(("v.yaml", file)), &["image.tag=v2".to_owned()]).unwrap();
         assert_eq!(values.image("mesh-proxy"), "r.example:5000/mesh/mesh-proxy:v2");
         assert_eq!(values.replicas, 3);
     }
@@ -301,7 +394,7 @@ mod tests {
             ("image: {tag: v1, tga: v2}", "no value \"image.tga\""),
             ("a: {", "is not YAML"),
         ] {
-            let wrong = Values::read(Some(("v.yaml", file)), &[]).unwrap_err().join("\n");
+            let wrong = Values::read(&Kept::new(), Some(("v.yaml", file)), &[]).unwrap_err().join("\n");
             assert!(wrong.contains(expected) && wrong.contains("--values v.yaml"), "{file}: {wrong}");
         }
     }

@@ -3,10 +3,11 @@
 //! Documents stay in their order. What makes no pods is printed as it was, comments included; what makes pods is printed
 //! anew. No cluster is asked: the images and the trust domain are those that `meshctl install` would be told.
 
-mod yaml;
+pub(crate) mod yaml;
 
 use super::apply::files;
 use super::install::Chosen;
+use crate::cluster::values::Kept;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::session::Session;
@@ -51,7 +52,7 @@ struct Document {
 /// # Errors
 /// A file that cannot be read, or every pod that is refused; then nothing is printed.
 pub(crate) fn run(args: &InjectArgs, session: &Session) -> Result<Exit, Failure> {
-    let values = args.chosen.read()?;
+    let values = args.chosen.read(&Kept::new())?;
     let trust_domain = values.trust_domain.parse();
     let options = Options {
         proxy_image: values.image("mesh-proxy"),

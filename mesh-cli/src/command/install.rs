@@ -1,6 +1,7 @@
 //! `meshctl install`: the mesh's control plane on a Kubernetes cluster.
 
-use crate::cluster::values::Values;
+use crate::cluster::access::Cluster;
+use crate::cluster::values::{Kept, Values};
 use crate::cluster::{installation, manifest};
 use crate::duration;
 use crate::failure::{Exit, Failure};
@@ -25,6 +26,8 @@ Examples:
 pub(crate) struct InstallArgs {
     #[command(flatten)]
     chosen: Chosen,
+    #[command(flatten)]
+    before: Before,
     /// Only show what would be made; nothing is asked of the cluster
     #[arg(long)]
     dry_run: bool,
@@ -44,12 +47,33 @@ pub(crate) struct Chosen {
     values: Option<PathBuf>,
 }
 
+/// What becomes of the values that were chosen before.
+#[derive(Args, Debug)]
+pub(crate) struct Before {
+    /// Forgets what was chosen at earlier installations and upgrades
+    #[arg(long)]
+    reset_values: bool,
+}
+
+impl Before {
+    /// What was chosen before and still holds.
+    ///
+    /// # Errors
+    /// The API server's refusal.
+    pub(crate) async fn kept(&self, cluster: &Cluster) -> Result<Kept, Failure> {
+        match self.reset_values {
+            true => Ok(Kept::new()),
+            false => installation::kept(cluster).await,
+        }
+    }
+}
+
 impl Chosen {
-    /// Reads the file and the pairs.
+    /// Reads the file and the pairs; they change what was chosen before.
     ///
     /// # Errors
     /// All that is wrong with them.
-    pub(crate) fn read(&self) -> Result<Values, Failure> {
+    pub(crate) fn read(&self, kept: &Kept) -> Result<Values, Failure> {
         let text = match &self.values {
             None => None,
             Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
@@ -58,7 +82,7 @@ impl Chosen {
         };
         let name = self.values.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let file = text.as_deref().map(|text| (name.as_str(), text));
-        Values::read(file, &self.set)
+        Values::read(kept, file, &self.set)
             .map_err(|wrong| Failure::usage(wrong.join("\n")).next("meshctl install --help"))
     }
 }
@@ -68,16 +92,19 @@ impl Chosen {
 /// # Errors
 /// Wrong values; what the cluster refused.
 pub(crate) async fn run(args: InstallArgs, session: &Session) -> Result<Exit, Failure> {
-    let values = args.chosen.read()?;
-    let objects = manifest::objects(&values);
+    // Mistakes are told before any cluster is asked.
+    let typed = args.chosen.read(&Kept::new())?;
     if args.dry_run {
-        show(session.format, &objects)?;
+        show(session.format, &manifest::objects(&typed))?;
         return Ok(Exit::Done);
     }
     let begun = output::now_ms();
     let cluster = session.cluster.connect().await?;
     output::note(&format!("cluster {} (Kubernetes {})", cluster.name, cluster.version));
-    let objects = manifest::for_version(objects, cluster.minor);
+    installation::permit(&cluster).await?;
+    let values = args.chosen.read(&args.before.kept(&cluster).await?)?;
+    tell_kept(&values, &typed);
+    let objects = manifest::for_version(manifest::objects(&values), cluster.minor);
     installation::prepare(&cluster, &objects, &values).await?;
     installation::make(&cluster, &objects, step).await?;
     installation::finish(&cluster, Duration::from_secs(args.timeout), wait).await?;
@@ -104,6 +131,23 @@ pub(crate) async fn run(args: InstallArgs, session: &Session) -> Result<Exit, Fa
         )
     })?;
     Ok(Exit::Done)
+}
+
+/// Tells of values that hold because they were chosen before.
+pub(crate) fn tell_kept(values: &Values, typed: &Values) {
+    let chosen = values.chosen();
+    let kept = chosen.iter().filter(|(key, value)| typed.text(key) != **value);
+    let kept: Vec<String> = kept.map(|(key, value)| format!("{key}={value}")).collect();
+    if !kept.is_empty() {
+        output::note(&format!("  as chosen before: {}", output::clean(&kept.join(" "))));
+    }
+    if values.image_tag != typed.image_tag {
+        output::warn(&format!(
+            "the images keep the tag {}; --set image.tag={} takes those of this meshctl",
+            output::clean(&values.image_tag),
+            env!("CARGO_PKG_VERSION")
+        ));
+    }
 }
 
 #[derive(Serialize)]

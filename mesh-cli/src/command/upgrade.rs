@@ -1,10 +1,11 @@
 //! `meshctl upgrade`: the mesh on a cluster becomes that of this program's version.
 
-use super::install::Chosen;
+use super::install::{Before, Chosen, tell_kept};
 use crate::cluster::access::Cluster;
 use crate::cluster::change::{self, Change};
 use crate::cluster::object::{self, Write};
 use crate::cluster::removal::some;
+use crate::cluster::values::Kept;
 use crate::cluster::{health, installation, manifest, ready};
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Tone};
@@ -17,7 +18,9 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   meshctl upgrade --plan                 # which objects change, and which pods must restart afterwards
-  meshctl upgrade --values mesh.yaml     # with the values of the installation";
+  meshctl upgrade                        # with what was chosen at the installation
+  meshctl upgrade --set control.replicas=3
+  meshctl upgrade --reset-values --values mesh.yaml   # with these values alone";
 
 /// What `upgrade` is told.
 #[derive(Args, Debug)]
@@ -25,6 +28,8 @@ Examples:
 pub(crate) struct UpgradeArgs {
     #[command(flatten)]
     chosen: Chosen,
+    #[command(flatten)]
+    before: Before,
     /// Only show what would change
     #[arg(long)]
     plan: bool,
@@ -39,6 +44,8 @@ struct Upgraded {
     version: &'static str,
     /// Whether it was done rather than planned.
     done: bool,
+    /// The values that differ from those of before: `control.replicas: 2 -> 3`.
+    values: Vec<String>,
     changes: Vec<Change>,
     /// Pods with a proxy of another version: they go on, and get theirs at their next restart.
     restart: Vec<String>,
@@ -49,13 +56,17 @@ struct Upgraded {
 /// # Errors
 /// There is no mesh; what the cluster refused; the new control plane was not ready and the old one is back.
 pub(crate) async fn run(args: UpgradeArgs, session: &Session) -> Result<Exit, Failure> {
-    let values = args.chosen.read()?;
+    let typed = args.chosen.read(&Kept::new())?;
     let cluster = session.cluster.connect().await?;
     output::note(&format!("cluster {} (Kubernetes {})", cluster.name, cluster.version));
     let Some(before) = change::deployment(&cluster).await? else {
         return Err(Failure::failed(format!("there is no mesh on cluster {} to upgrade", cluster.name))
             .next("meshctl install"));
     };
+    installation::permit(&cluster).await?;
+    let was = installation::kept(&cluster).await?;
+    let values = args.chosen.read(&args.before.kept(&cluster).await?)?;
+    tell_kept(&values, &typed);
     let objects = manifest::for_version(manifest::objects(&values), cluster.minor);
     installation::prepare(&cluster, &objects, &values).await?;
     let changes = change::plan(&cluster, &objects).await?;
@@ -72,7 +83,14 @@ pub(crate) async fn run(args: UpgradeArgs, session: &Session) -> Result<Exit, Fa
         }
     }
     let restart = change::outdated(&health::all(&cluster).await?, version);
-    let upgraded = Upgraded { cluster: cluster.name, version, done: !args.plan, changes, restart };
+    let upgraded = Upgraded {
+        cluster: cluster.name,
+        version,
+        done: !args.plan,
+        values: values.against(&was),
+        changes,
+        restart,
+    };
     output::print_value(session.format, &upgraded, || text(&upgraded))?;
     Ok(Exit::Done)
 }
@@ -104,6 +122,9 @@ async fn set_back(cluster: &Cluster, before: &Value, deadline: Duration, why: Fa
 
 fn text(upgraded: &Upgraded) -> String {
     let mut text = String::new();
+    for value in &upgraded.values {
+        text.push_str(&format!("{} {}\n", output::paint(Tone::Warn, "value"), output::clean(value)));
+    }
     for change in &upgraded.changes {
         let (tone, sign) = if change.verb == "create" { (Tone::Good, "+") } else { (Tone::Warn, "~") };
         text.push_str(&format!("{} {}\n", output::paint(tone, sign), output::clean(&change.object)));

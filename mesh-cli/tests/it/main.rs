@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "a test that cannot set itself up must fail")]
 
+mod chart;
 mod demo;
 mod help;
 mod inject;

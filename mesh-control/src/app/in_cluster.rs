@@ -8,11 +8,13 @@ use crate::cluster::peers::Peers;
 use crate::cluster::secret::SecretStore;
 use crate::cluster::session::Sessions;
 use crate::cluster::tokens::Reviewer;
-use crate::cluster::{self, Cluster, KubernetesConfig, Parts, Publish};
+use crate::cluster::{self, Cluster, KubernetesConfig, Parts, Publish, seal};
+use crate::config::Config;
 use crate::transport;
 use crate::webhook::{self, WebhookConfig};
 use mesh_ca::authority::AuthorityStore;
 use mesh_ca::authority::attest::TokenReviewer;
+use mesh_ca::seal::SealKey;
 use mesh_proto::wire::v1::admin_server::AdminServer;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -50,6 +52,17 @@ impl InCluster {
     /// Where the authority's state is kept.
     pub(super) fn kept(&self) -> Arc<dyn AuthorityStore> {
         self.secret.clone()
+    }
+
+    /// The sealing key, where no file has it.
+    ///
+    /// # Errors
+    /// It cannot be read, or made.
+    pub(super) async fn seal_key(&self, config: &Config) -> Result<Option<SealKey>, ControlError> {
+        match &config.seal_key_file {
+            Some(file) if !file.exists() => Ok(Some(seal::key(&self.cluster).await?)),
+            _ => Ok(None),
+        }
     }
 
     /// What is known of the proxies of other replicas.
@@ -93,6 +106,7 @@ impl InCluster {
             proxy_image: config.proxy_image,
             init_image: config.init_image,
             is_kept,
+            pull_policy: config.pull_policy,
         };
         tasks.add("the end of sessions", until(tasks.stop.clone(), Box::pin(sessions.clone().sweep())));
         tasks.add("the webhook", webhook::serve(webhook, stop.clone()));

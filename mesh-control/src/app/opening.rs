@@ -39,29 +39,35 @@ pub(super) struct Opened {
     pub(super) unreadable: Vec<String>,
 }
 
+/// What all replicas of a cluster have in common.
+pub(super) struct Shared {
+    /// Where the authority's state is.
+    pub(super) kept: Arc<dyn AuthorityStore>,
+    /// The sealing key, where no file has it.
+    pub(super) seal: Option<SealKey>,
+}
+
 /// Opens everything, off the runtime's threads.
 ///
 /// # Errors
 /// Something is not usable; each error says what to do.
-pub(super) async fn open(
-    config: &Config,
-    kept: Option<Arc<dyn AuthorityStore>>,
-) -> Result<Opened, ControlError> {
+pub(super) async fn open(config: &Config, shared: Option<Shared>) -> Result<Opened, ControlError> {
     let config = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open_blocking(&config, kept)).await;
+    let opened = tokio::task::spawn_blocking(move || open_blocking(&config, shared)).await;
     opened.unwrap_or_else(|error| {
         Err(ControlError::Task { task: "opening the state directory", problem: error.to_string() })
     })
 }
 
-fn open_blocking(config: &Config, kept: Option<Arc<dyn AuthorityStore>>) -> Result<Opened, ControlError> {
+fn open_blocking(config: &Config, shared: Option<Shared>) -> Result<Opened, ControlError> {
     let state_dir = StateDir::claim(&config.state_dir)?;
     let store_dir = state_dir.store()?;
     let key_file = config.seal_key_file.clone().unwrap_or_else(|| state_dir.seal_key());
     // A store without its key cannot be opened; a new key beside it would only hide what is missing.
     let is_first = std::fs::read_dir(&store_dir).is_ok_and(|mut entries| entries.next().is_none());
-    let seal =
-        Arc::new(SealKey::from_file(&key_file, if is_first { Missing::Create } else { Missing::Refuse })?);
+    let missing = if is_first { Missing::Create } else { Missing::Refuse };
+    let (kept, told) = shared.map_or((None, None), |shared| (Some(shared.kept), shared.seal));
+    let seal = Arc::new(told.map_or_else(|| SealKey::from_file(&key_file, missing), Ok)?);
     let store: Arc<dyn Store> = Arc::new(store::disk::open(&store_dir, seal.clone())?);
     let trust_domain = trust_domain(config, &*store)?;
     let authority = match kept {

@@ -1,6 +1,6 @@
 //! Who may do what: the control plane's own account, with the least it can work with, and roles for the mesh's users.
 
-use super::{CONTROL, GROUP, NAMESPACE, PLURALS, WEBHOOKS, meta};
+use super::{CONTROL, GROUP, NAMESPACE, PLURALS, SEAL_KEY, WEBHOOKS, meta};
 use serde_json::{Value, json};
 
 const LOOK: [&str; 3] = ["get", "list", "watch"];
@@ -27,6 +27,7 @@ pub(super) fn objects() -> Vec<Value> {
         "rules": [
             rule("", &["secrets"], &["create"]),
             named("", &["secrets"], &["mesh-authority", "mesh-webhook"], &["get", "list", "watch", "update", "patch"]),
+            named("", &["secrets"], &[SEAL_KEY.0], &["get"]),
             rule("", &["configmaps"], &["get", "list", "watch", "create", "update", "patch"]),
             rule("coordination.k8s.io", &["leases"], &["get", "list", "watch", "create", "update", "patch"]),
         ],

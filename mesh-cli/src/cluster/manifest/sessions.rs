@@ -10,8 +10,6 @@
 use super::{GROUP, meta};
 use serde_json::{Value, json};
 
-/// The first minor version with validating admission policies for everybody (Kubernetes 1.30).
-pub(super) const MINOR_MIN: u32 = 30;
 /// The name of the rule.
 const NAME: &str = "sessions.meshctl.io";
 

@@ -7,7 +7,7 @@
 use serde_json::Value;
 
 /// The document, with a line end.
-pub(super) fn write(value: &Value) -> String {
+pub(crate) fn write(value: &Value) -> String {
     let mut out = String::new();
     node(&mut out, value, 0, Line::Open);
     out
