@@ -4,7 +4,7 @@
 //! hybrid X25519MLKEM768 first, both ends verified by `verify` inside the handshake, one of our protocols (ALPN)
 //! mandatory, no resumption: a session is never older than the trust and the revocations it was judged by.
 //!
-//! It never opens a connection and never decides what a peer may do.
+//! It never opens a connection and never decides what a peer may do. Servers that are not of the mesh have [`outside`].
 //!
 //! # Why
 //! No session tickets: rustls resumes without looking at the certificate again, so a revoked peer would come back until
@@ -24,6 +24,7 @@ use rustls::{ClientConfig, ServerConfig};
 use std::sync::Arc;
 
 mod handshake;
+pub mod outside;
 mod verifier;
 pub use handshake::{Secured, accept, accept_control, agreed, connect, connect_control};
 use verifier::{Presented, Trust, Verifier};

@@ -130,8 +130,10 @@ pub struct MeshSettings {
 /// Where traces go, and how many begin in the mesh.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tracing {
-    /// The collector's OTLP/gRPC address, for instance `http://127.0.0.1:4317`.
+    /// The collector's OTLP/gRPC address, for instance `http://127.0.0.1:4317`; with `https://` by TLS.
     pub endpoint: String,
+    /// The roots that vouch for the collector, in PEM; `None`: those of the system.
+    pub ca: Option<String>,
     /// Share of requests without a trace that begin one, in 1/10,000. Traces that come with a request are continued if
     /// they were sampled.
     pub sampling: u32,

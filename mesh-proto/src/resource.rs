@@ -12,6 +12,7 @@ pub mod document;
 pub mod key;
 pub mod mesh_config;
 pub mod meta;
+pub mod outside;
 pub mod problem;
 pub mod rate_limit;
 pub mod role;

@@ -7,6 +7,7 @@ use integration_tests::world::{World, free_port};
 use serde_json::Value;
 
 mod intrusion;
+mod secure;
 
 fn sink(port: u16) -> String {
     format!(

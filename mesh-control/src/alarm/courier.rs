@@ -10,6 +10,7 @@ use crate::clock;
 use crate::index::World;
 use mesh_proto::name::ObjectName;
 use mesh_proto::resource::alert_sink::{AlertSink, Delivery};
+use mesh_proto::resource::outside::Tls;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
@@ -29,21 +30,24 @@ const PAUSES: [Duration; 5] = [
 /// After so many answers that the message itself is wrong it is given up.
 const ATTEMPTS_MAX: usize = 3;
 
+/// How a sink is spoken to.
+type Way = (Delivery, Option<Tls>);
+
 /// Keeps a task for each sink until `shutdown`.
 pub(crate) async fn run(
     alarms: Arc<Alarms>,
     mut world: watch::Receiver<Arc<World>>,
     shutdown: CancellationToken,
 ) {
-    let mut running: BTreeMap<ObjectName, (Delivery, AbortHandle)> = BTreeMap::new();
+    let mut running: BTreeMap<ObjectName, (Way, AbortHandle)> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
         let catalog = world.borrow_and_update().catalog.clone();
-        let sinks: BTreeMap<ObjectName, Delivery> = catalog
+        let sinks: BTreeMap<ObjectName, Way> = catalog
             .alert_sinks()
-            .map(|AlertSink { meta, delivery }| (meta.name.clone(), delivery.clone()))
+            .map(|AlertSink { meta, delivery, tls }| (meta.name.clone(), (delivery.clone(), tls.clone())))
             .collect();
-        let old = running.extract_if(.., |name, (delivery, _)| sinks.get(name) != Some(delivery));
+        let old = running.extract_if(.., |name, (way, _)| sinks.get(name) != Some(way));
         for (name, (_, task)) in old.collect::<Vec<_>>() {
             // A message under way is sent again by the next task.
             task.abort();
@@ -51,12 +55,12 @@ pub(crate) async fn run(
                 alarms.removed(&name);
             }
         }
-        for (name, delivery) in sinks {
+        for (name, way) in sinks {
             if let Entry::Vacant(vacant) = running.entry(name) {
                 let name = vacant.key().clone();
-                alarms.known(&name, delivery.kind(), delivery.endpoint().to_string());
-                let task = tasks.spawn(deliver(alarms.clone(), name, delivery.clone()));
-                vacant.insert((delivery, task));
+                alarms.known(&name, way.0.kind(), way.0.endpoint().to_string());
+                let task = tasks.spawn(deliver(alarms.clone(), name, way.clone()));
+                vacant.insert((way, task));
             }
         }
         // Cancel safe: a token stays cancelled, `changed` loses no version, a task that ended was aborted.
@@ -70,11 +74,11 @@ pub(crate) async fn run(
     }
 }
 
-async fn deliver(alarms: Arc<Alarms>, name: ObjectName, delivery: Delivery) {
+async fn deliver(alarms: Arc<Alarms>, name: ObjectName, way: Way) {
     let mut pauses = PAUSES.iter().copied();
     let mut attempts = 0_usize;
     loop {
-        match once(&alarms, &name, &delivery, attempts).await {
+        match once(&alarms, &name, &way, attempts).await {
             Ok(()) => {
                 pauses = PAUSES.iter().copied();
                 attempts = 0;
@@ -93,7 +97,7 @@ async fn deliver(alarms: Arc<Alarms>, name: ObjectName, delivery: Delivery) {
 async fn once(
     alarms: &Alarms,
     name: &ObjectName,
-    delivery: &Delivery,
+    (delivery, tls): &Way,
     attempts: usize,
 ) -> Result<(), String> {
     let told = |error: std::io::Error| format!("its queue cannot be used: {error}");
@@ -108,7 +112,11 @@ async fn once(
     };
     let now = clock::wall();
     let count = message.notices.len();
-    match send::send(delivery, &message, secret.as_deref(), clock::unix_s(now)).await {
+    // Made anew each time: a certificate that was replaced on the disk counts from the next message on.
+    let tls = send::secure(tls.as_ref(), |name| alarms.secret(name)).await;
+    let tls = tls.map_err(|refused| refused.problem)?;
+    let way = (delivery, tls.as_ref());
+    match send::send(way, &message, secret.as_deref(), clock::unix_s(now)).await {
         Ok(()) => {
             queue.done(size, count, Fate::Taken).map_err(told)?;
             alarms.attempted(name, count, Ok(()), clock::unix_ms(now));

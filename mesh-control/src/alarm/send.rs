@@ -1,9 +1,7 @@
 //! One message to one sink, once, within a deadline. Who repeats is [`super::courier`].
 //!
-//! # Why no TLS
-//! Every sink that speaks TLS has an agent that does so for it (a syslog relay, an Alertmanager near by, a workload of this
-//! mesh). A second trust store beside the mesh's own, with its own roots, pins and expiry, would be a new way to be wrong
-//! for each of five protocols; `https://` is refused where it is written instead of failing where it is needed.
+//! With TLS the sink is always verified ([`mesh_ca::tls::outside`]): one that is not who its address says gets nothing, and
+//! what waits for it waits on.
 
 use super::format::{alertmanager, cef, ocsf, slack, webhook};
 use super::queue::Fate;
@@ -12,11 +10,16 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use mesh_ca::tls::outside::{self, connect_outside, outside_client_config};
+use mesh_proto::name::ObjectName;
 use mesh_proto::resource::alert_sink::{Delivery, Endpoint, Url};
+use mesh_proto::resource::outside::Tls;
 use mesh_proto::wire::v1;
-use std::path::Path;
+use rustls::ClientConfig;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// How long a whole attempt may take.
@@ -27,6 +30,8 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a secret; an HMAC key of more than a block is hashed anyway.
 const SECRET_BYTES_MAX: u64 = 4_096;
+/// Bytes of the file of a chain and its key.
+const CERTIFICATE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Why it was not taken.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,16 +46,41 @@ fn again(problem: impl ToString) -> Refused {
     Refused { problem: problem.to_string(), fate: Fate::Taken }
 }
 
+/// How a sink is spoken to by TLS, if it is. `file` says where a certificate with its key lies.
+///
+/// # Errors
+/// The roots or the certificate cannot be used (yet).
+pub(crate) async fn secure(
+    tls: Option<&Tls>,
+    file: impl FnOnce(&ObjectName) -> PathBuf,
+) -> Result<Option<Arc<ClientConfig>>, Refused> {
+    let Some(Tls { ca, certificate }) = tls else { return Ok(None) };
+    let shown = match certificate.as_ref().map(file) {
+        Some(file) => {
+            let bytes = read(&file, CERTIFICATE_BYTES_MAX).await?;
+            let shown = outside::shown_in(&bytes);
+            Some(shown.map_err(|error| again(format!("{}: {error}", file.display())))?)
+        }
+        None => None,
+    };
+    let ca = ca.clone();
+    // The system's roots are some hundred files.
+    let made =
+        tokio::task::spawn_blocking(move || outside_client_config(ca.as_deref(), shown, &[b"http/1.1"]));
+    Ok(Some(made.await.map_err(again)?.map_err(again)?))
+}
+
 /// Sends a message. `secret` is the file of the sink's key, `now_s` seconds since the epoch.
 ///
 /// # Errors
 /// Why it was not taken. `Fate::GivenUp` says that the sink refuses this very message; otherwise it may be tried again.
 pub(crate) async fn send(
-    delivery: &Delivery,
+    (delivery, tls): (&Delivery, Option<&Arc<ClientConfig>>),
     message: &v1::AlarmMessage,
     secret: Option<&Path>,
     now_s: u64,
 ) -> Result<(), Refused> {
+    let connected = connect(delivery.endpoint(), tls);
     let sending = async {
         match delivery {
             Delivery::Webhook { url, .. } => {
@@ -59,15 +89,17 @@ pub(crate) async fn send(
                 if let Some(file) = secret {
                     headers.push(("x-mesh-signature", webhook::signature(&key(file).await?, now_s, &body)));
                 }
-                post(url, &url.path, &headers, body).await
+                post(connected.await?, (url, &url.path), &headers, body).await
             }
             Delivery::Alertmanager { url } => {
                 let path = format!("{}/api/v2/alerts", url.path.trim_end_matches('/'));
-                post(url, &path, &[], alertmanager::body(message)).await
+                post(connected.await?, (url, &path), &[], alertmanager::body(message)).await
             }
-            Delivery::Slack { url } => post(url, &url.path, &[], slack::body(message)).await,
-            Delivery::Syslog { address } => stream(address, cef::frames(message)).await,
-            Delivery::Ocsf { address } => stream(address, ocsf::lines(message)).await,
+            Delivery::Slack { url } => {
+                post(connected.await?, (url, &url.path), &[], slack::body(message)).await
+            }
+            Delivery::Syslog { address } => stream(connected.await?, address, cef::frames(message)).await,
+            Delivery::Ocsf { address } => stream(connected.await?, address, ocsf::lines(message)).await,
         }
     };
     let sent = tokio::time::timeout(DEADLINE, sending).await;
@@ -75,11 +107,7 @@ pub(crate) async fn send(
 }
 
 async fn key(file: &Path) -> Result<Vec<u8>, Refused> {
-    let open = tokio::fs::File::open(file).await;
-    let open =
-        open.map_err(|error| again(format!("the secret {} cannot be read: {error}", file.display())))?;
-    let mut bytes = Vec::new();
-    open.take(SECRET_BYTES_MAX).read_to_end(&mut bytes).await.map_err(again)?;
+    let mut bytes = read(file, SECRET_BYTES_MAX).await?;
     let end = bytes.trim_ascii_end().len();
     bytes.truncate(end);
     if bytes.is_empty() {
@@ -88,13 +116,37 @@ async fn key(file: &Path) -> Result<Vec<u8>, Refused> {
     Ok(bytes)
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<TcpStream, Refused> {
-    let address = (endpoint.host.as_str(), endpoint.port.number());
-    TcpStream::connect(address).await.map_err(|error| again(format!("cannot connect to {endpoint}: {error}")))
+async fn read(file: &Path, bytes_max: u64) -> Result<Vec<u8>, Refused> {
+    let open = tokio::fs::File::open(file).await;
+    let open =
+        open.map_err(|error| again(format!("the secret {} cannot be read: {error}", file.display())))?;
+    let mut bytes = Vec::new();
+    open.take(bytes_max).read_to_end(&mut bytes).await.map_err(again)?;
+    Ok(bytes)
 }
 
-async fn post(url: &Url, path: &str, headers: &[(&str, String)], body: Vec<u8>) -> Result<(), Refused> {
-    let stream = connect(&url.endpoint).await?;
+/// A connection in plaintext or by TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+async fn connect(endpoint: &Endpoint, tls: Option<&Arc<ClientConfig>>) -> Result<Box<dyn Stream>, Refused> {
+    let address = (endpoint.host.as_str(), endpoint.port.number());
+    let stream = TcpStream::connect(address).await;
+    let stream = stream.map_err(|error| again(format!("cannot connect to {endpoint}: {error}")))?;
+    let Some(config) = tls else { return Ok(Box::new(stream)) };
+    match connect_outside(config.clone(), &endpoint.host, stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(error) => Err(again(format!("no TLS with {endpoint}: {error}"))),
+    }
+}
+
+async fn post(
+    stream: Box<dyn Stream>,
+    (url, path): (&Url, &str),
+    headers: &[(&str, String)],
+    body: Vec<u8>,
+) -> Result<(), Refused> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(again)?;
     let mut request = Request::post(path)
         .header("host", url.endpoint.to_string())
@@ -132,8 +184,9 @@ async fn post(url: &Url, path: &str, headers: &[(&str, String)], body: Vec<u8>) 
 }
 
 /// Writes and waits until the receiver has taken note of the end: syslog over TCP has no other acknowledgement.
-async fn stream(endpoint: &Endpoint, bytes: Vec<u8>) -> Result<(), Refused> {
-    let mut stream = connect(endpoint).await?;
+///
+/// By TLS it is the receiver's `close_notify` that says so (RFC 5425, 4.4).
+async fn stream(mut stream: Box<dyn Stream>, endpoint: &Endpoint, bytes: Vec<u8>) -> Result<(), Refused> {
     let failed = |error: std::io::Error| again(format!("cannot write to {endpoint}: {error}"));
     stream.write_all(&bytes).await.map_err(failed)?;
     stream.shutdown().await.map_err(failed)?;

@@ -1,9 +1,11 @@
 //! `AlertSink`: a place that alarms are sent to.
 //!
 //! Secrets never stand in a resource: `secret: NAME` is a file of the control plane, `alarms/secrets/NAME` in its state
-//! directory, so that whoever may read or change resources can neither see it nor name any other file.
+//! directory, so that whoever may read or change resources can neither see it nor name any other file. So is
+//! `tls.certificate`, whose file has a key; `tls.ca` is no secret and stands in the resource.
 
 use super::meta::Meta;
+use super::outside::{self, Tls};
 use super::problem::Code;
 use super::reader::{At, Fields, Reader, listed};
 use super::yaml::Map;
@@ -18,6 +20,8 @@ pub struct AlertSink {
     pub meta: Meta,
     /// How it is spoken to.
     pub delivery: Delivery,
+    /// `None`: in plaintext.
+    pub tls: Option<Tls>,
 }
 
 /// How a sink is spoken to.
@@ -61,9 +65,11 @@ pub struct Endpoint {
     pub port: Port,
 }
 
-/// `http://host[:port][/path]`: no user, no query, no fragment.
+/// `http://host[:port][/path]` or `https://…`: no user, no query, no fragment.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Url {
+    /// Whether it begins with `https`.
+    pub is_secure: bool,
     /// Host and port.
     pub endpoint: Endpoint,
     /// Begins with `/`.
@@ -82,14 +88,10 @@ pub enum SinkAddressError {
     #[error("{0:?} is not HOST:PORT; write for instance logs.example:514 or [::1]:514")]
     Endpoint(String),
     /// Not a URL that can be used.
-    #[error("{0:?} is not a URL of a sink; write http://HOST[:PORT][/PATH], without user, query or fragment")]
-    Url(String),
-    /// TLS to sinks is not spoken.
     #[error(
-        "{0:?} asks for TLS, which sinks are not spoken to with; write http:// to something near that speaks TLS onwards \
-         (an agent, a relay, a workload of this mesh)"
+        "{0:?} is not a URL of a sink; write https://HOST[:PORT][/PATH] (or http://), without user, query or fragment"
     )]
-    Https(String),
+    Url(String),
 }
 
 impl FromStr for Endpoint {
@@ -134,10 +136,11 @@ impl FromStr for Url {
     fn from_str(text: &str) -> Result<Self, SinkAddressError> {
         let shown = || text.chars().take(120).collect();
         let error = || SinkAddressError::Url(shown());
-        if text.starts_with("https://") {
-            return Err(SinkAddressError::Https(shown()));
-        }
-        let rest = text.strip_prefix("http://").ok_or_else(error)?;
+        let (is_secure, rest) = match (text.strip_prefix("https://"), text.strip_prefix("http://")) {
+            (Some(rest), _) => (true, rest),
+            (None, Some(rest)) => (false, rest),
+            (None, None) => return Err(error()),
+        };
         let (authority, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
             None => (rest, "/"),
@@ -148,15 +151,16 @@ impl FromStr for Url {
         }
         let has_port =
             authority.rsplit_once(':').is_some_and(|(host, _)| !host.is_empty() && !authority.ends_with(']'));
-        let endpoint = if has_port { authority.parse() } else { format!("{authority}:80").parse() };
+        let usual = if is_secure { "443" } else { "80" };
+        let endpoint = if has_port { authority.parse() } else { format!("{authority}:{usual}").parse() };
         let endpoint: Endpoint = endpoint.map_err(|_| error())?;
-        Ok(Self { endpoint, path: path.to_owned() })
+        Ok(Self { is_secure, endpoint, path: path.to_owned() })
     }
 }
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.endpoint, self.path)
+        write!(f, "{}://{}{}", if self.is_secure { "https" } else { "http" }, self.endpoint, self.path)
     }
 }
 
@@ -181,6 +185,16 @@ impl Delivery {
     }
 }
 
+impl Delivery {
+    /// The URL, of what has one.
+    fn url(&self) -> Option<&Url> {
+        match self {
+            Self::Webhook { url, .. } | Self::Alertmanager { url } | Self::Slack { url } => Some(url),
+            Self::Syslog { .. } | Self::Ocsf { .. } => None,
+        }
+    }
+}
+
 /// The kinds of sink.
 const KINDS: [&str; 5] = ["webhook", "alertmanager", "slack", "syslog", "ocsf"];
 
@@ -199,9 +213,9 @@ impl AlertSink {
         };
         let inner = fields.optional(kind)?;
         let words: &[&str] = match kind {
-            "webhook" => &["url", "secret"],
-            "alertmanager" | "slack" => &["url"],
-            _ => &["address"],
+            "webhook" => &["url", "secret", "tls"],
+            "alertmanager" | "slack" => &["url", "tls"],
+            _ => &["address", "tls"],
         };
         let inner = reader.fields(inner, words)?;
         let delivery = match kind {
@@ -217,11 +231,12 @@ impl AlertSink {
             "syslog" => Delivery::Syslog { address: read_address(reader, &inner)? },
             _ => Delivery::Ocsf { address: read_address(reader, &inner)? },
         };
-        Some(Self { meta, delivery })
+        let tls = read_tls(reader, &inner, &delivery)?;
+        Some(Self { meta, delivery, tls })
     }
 
     pub(super) fn write(&self) -> Map {
-        let Self { meta: _, delivery } = self;
+        let Self { meta: _, delivery, tls } = self;
         let inner = match delivery {
             Delivery::Webhook { url, secret } => {
                 let secret = secret.as_ref().map(ObjectName::as_str);
@@ -234,12 +249,28 @@ impl AlertSink {
                 Map::new().with("address", &*address.to_string())
             }
         };
-        Map::new().with(delivery.kind(), inner)
+        let is_told = delivery.url().is_none_or(|_| *tls != Some(Tls::default()));
+        let tls = tls.as_ref().filter(|_| is_told).map(Tls::write);
+        Map::new().with(delivery.kind(), inner.with_some("tls", tls))
+    }
+}
+
+/// A URL says itself whether TLS is spoken; of an address the presence of `tls` does.
+fn read_tls(reader: &mut Reader, inner: &Fields<'_>, delivery: &Delivery) -> Option<Option<Tls>> {
+    let at = inner.optional("tls");
+    match (delivery.url().map(|url| url.is_secure), at) {
+        (Some(false), Some(at)) => {
+            reader.error(&at, Code::Conflict, "has no meaning with http://; write the url with https://");
+            None
+        }
+        (Some(true), None) => Some(Some(Tls::default())),
+        (_, Some(at)) => outside::read(reader, at).map(Some),
+        (_, None) => Some(None),
     }
 }
 
 fn read_url(reader: &mut Reader, fields: &Fields<'_>) -> Option<Url> {
-    let at = fields.required(reader, "url", "write for instance http://127.0.0.1:9093/hook")?;
+    let at = fields.required(reader, "url", "write for instance https://hooks.example/mesh")?;
     parse(reader, &at)
 }
 
@@ -270,12 +301,15 @@ mod tests {
             ("http://127.0.0.1:9093", "http://127.0.0.1:9093/"),
             ("http://[::1]:80/x", "http://[::1]:80/x"),
             ("http://[::1]/x", "http://[::1]:80/x"),
+            ("https://hooks.example/a", "https://hooks.example:443/a"),
+            ("https://[::1]:8443", "https://[::1]:8443/"),
         ] {
             assert_eq!(text.parse::<Url>().map(|url| url.to_string()), Ok(expected.to_owned()), "{text}");
         }
         for bad in [
             "",
-            "https://hooks.example",
+            "https://",
+            "https://user@hooks.example",
             "http://",
             "http://user@host/",
             "http://host:0/",
@@ -291,6 +325,39 @@ mod tests {
         }
         for bad in ["", "host", "host:", ":514", "a b:514", "host:x", "[::g]:1", "a..b:1"] {
             assert!(bad.parse::<Endpoint>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn tls_is_written_as_it_was_read() {
+        let pem = "-----BEGIN CERTIFICATE-----\\nAAAA\\n-----END CERTIFICATE-----";
+        let read = |spec: &str| {
+            let yaml = format!(
+                "apiVersion: meshctl.io/v1alpha1\nkind: AlertSink\nmetadata: {{name: a}}\nspec: {{{spec}}}\n"
+            );
+            let document = crate::resource::SourceDocument { file: "a".to_owned(), line: 1, yaml };
+            let Ok(crate::resource::Resource::AlertSink(sink)) = crate::resource::parse(&document) else {
+                panic!("{spec}")
+            };
+            sink
+        };
+        for (spec, is_secure) in [
+            ("syslog: {address: 'h:6514'}".to_owned(), false),
+            ("syslog: {address: 'h:6514', tls: {}}".to_owned(), true),
+            (format!("ocsf: {{address: 'h:6514', tls: {{ca: \"{pem}\", certificate: us}}}}"), true),
+            ("webhook: {url: 'http://h/'}".to_owned(), false),
+            ("webhook: {url: 'https://h/'}".to_owned(), true),
+            (format!("slack: {{url: 'https://h/', tls: {{ca: \"{pem}\"}}}}"), true),
+        ] {
+            let sink = read(&spec);
+            assert_eq!(sink.tls.is_some(), is_secure, "{spec}");
+            let text = crate::resource::Resource::AlertSink(sink.clone()).to_yaml();
+            let document =
+                crate::resource::SourceDocument { file: "a".to_owned(), line: 1, yaml: text.clone() };
+            let again =
+                crate::resource::parse(&document).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+            let crate::resource::Resource::AlertSink(again) = again else { panic!("{text}") };
+            assert_eq!((again.delivery, again.tls), (sink.delivery, sink.tls), "{text}");
         }
     }
 }

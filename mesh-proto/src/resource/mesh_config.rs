@@ -1,6 +1,7 @@
 //! `MeshConfig`: what holds for the whole mesh. There is one, named `mesh`.
 
 use super::meta::{Labels, Meta, Origin};
+use super::outside;
 use super::problem::{Code, Problem};
 use super::quantity;
 use super::reader::{At, Reader};
@@ -99,9 +100,10 @@ impl MeshConfig {
             .with("defaultAccess", if *default_allow { "allow" } else { "deny" })
             .with("mtls", mtls)
             .with("accessLog", Map::new().with("sample", sample));
-        let Some(Tracing { endpoint, sampling }) = tracing.as_deref() else { return spec };
+        let Some(Tracing { endpoint, ca, sampling }) = tracing.as_deref() else { return spec };
         let sampling = Yaml::bare(quantity::share_text(*sampling));
-        spec.with("tracing", Map::new().with("endpoint", endpoint.as_str()).with("sampling", sampling))
+        let tracing = Map::new().with("endpoint", endpoint.as_str()).with_some("ca", ca.as_deref());
+        spec.with("tracing", tracing.with("sampling", sampling))
     }
 }
 
@@ -146,15 +148,21 @@ fn read_access_log(reader: &mut Reader, at: At<'_>) -> Option<u32> {
 }
 
 fn read_tracing(reader: &mut Reader, at: At<'_>) -> Option<Arc<Tracing>> {
-    let fields = reader.fields(at, &["endpoint", "sampling"])?;
+    let fields = reader.fields(at, &["endpoint", "ca", "sampling"])?;
     let hint = "write the collector's OTLP/gRPC address, for instance http://127.0.0.1:4317";
     let endpoint = fields.required(reader, "endpoint", hint).and_then(|at| read_endpoint(reader, &at));
     let hint = "write the share of requests without a trace that begin one, for instance 0.01";
     let sampling = fields.required(reader, "sampling", hint).and_then(|at| quantity::read_share(reader, &at));
-    Some(Arc::new(Tracing { endpoint: endpoint?, sampling: sampling? }))
+    let ca = outside::read_ca(reader, &fields);
+    let (endpoint, ca) = (endpoint?, ca?);
+    if let Some(at) = fields.optional("ca").filter(|_| endpoint.starts_with("http://")) {
+        reader.error(&at, Code::Conflict, "has no meaning with http://; write the endpoint with https://");
+        return None;
+    }
+    Some(Arc::new(Tracing { endpoint, ca, sampling: sampling? }))
 }
 
-/// `http://HOST:PORT`, and nothing behind it.
+/// `http://HOST:PORT` or `https://HOST:PORT`, and nothing behind it.
 fn read_endpoint(reader: &mut Reader, at: &At<'_>) -> Option<String> {
     let text = reader.text(at)?;
     let is_host = |host: &str| {
@@ -164,14 +172,16 @@ fn read_endpoint(reader: &mut Reader, at: &At<'_>) -> Option<String> {
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'[' | b']' | b':'))
     };
     let named = text
-        .strip_prefix("http://")
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"))
         .filter(|_| text.len() <= ENDPOINT_BYTES_MAX)
         .and_then(|rest| rest.rsplit_once(':'))
         .filter(|(host, port)| is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0));
     if named.is_none() {
         let shown = Problem::shown(text);
         let message = format!(
-            "{shown:?} is not an address of OTLP over gRPC; write http://HOST:PORT, for instance http://127.0.0.1:4317"
+            "{shown:?} is not an address of OTLP over gRPC; write https://HOST:PORT (or http://), for instance \
+             http://127.0.0.1:4317"
         );
         reader.error(at, Code::InvalidValue, message);
         return None;

@@ -31,8 +31,9 @@ impl From<&MeshSettings> for v1::MeshSettings {
             access_log_sample: *access_log_sample,
             reissue_epoch: *reissue_epoch,
             tracing: tracing.as_deref().map(|tracing| {
-                let Tracing { endpoint, sampling } = tracing;
-                v1::Tracing { endpoint: endpoint.clone(), sampling: *sampling }
+                let Tracing { endpoint, ca, sampling } = tracing;
+                let ca = ca.clone().unwrap_or_default();
+                v1::Tracing { endpoint: endpoint.clone(), sampling: *sampling, ca }
             }),
         }
     }
@@ -69,7 +70,10 @@ impl TryFrom<v1::MeshSettings> for MeshSettings {
             Some(v1::Tracing { sampling, .. }) if sampling > SAMPLE_WHOLE => {
                 return Err(WireError::new("tracing.sampling", "is more than 10,000"));
             }
-            Some(v1::Tracing { endpoint, sampling }) => Some(Arc::new(Tracing { endpoint, sampling })),
+            Some(v1::Tracing { endpoint, sampling, ca }) => {
+                let ca = Some(ca).filter(|ca| !ca.is_empty());
+                Some(Arc::new(Tracing { endpoint, ca, sampling }))
+            }
             None => None,
         };
         let trust_domain = text("trust_domain", &trust_domain)?;

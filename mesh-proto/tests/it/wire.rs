@@ -56,8 +56,8 @@ fn policy() -> impl Strategy<Value = Policy> {
 
 fn mesh() -> impl Strategy<Value = MeshSettings> {
     let mtls = prop_oneof![Just(MtlsMode::Strict), time().prop_map(|until| MtlsMode::Permissive { until })];
-    let tracing = ("http://[a-z.]{1,9}:[1-9]", 0_u32..=10_000)
-        .prop_map(|(endpoint, sampling)| Arc::new(Tracing { endpoint, sampling }));
+    let tracing = ("http://[a-z.]{1,9}:[1-9]", option::of("[A-Z]{1,9}"), 0_u32..=10_000)
+        .prop_map(|(endpoint, ca, sampling)| Arc::new(Tracing { endpoint, ca, sampling }));
     (trust_domain(), mtls, any::<bool>(), 0_u32..=10_000, option::of(tracing), any::<u64>()).prop_map(
         |(trust_domain, mtls, default_allow, access_log_sample, tracing, reissue_epoch)| MeshSettings {
             trust_domain,

@@ -181,8 +181,9 @@ fn limit() -> impl Strategy<Value = RateLimit> {
 
 fn mesh_config() -> impl Strategy<Value = MeshConfig> {
     let mtls = prop_oneof![Just(MtlsMode::Strict), time().prop_map(|until| MtlsMode::Permissive { until })];
-    let tracing = ("http://([a-z]{1,4}[.][a-z]{1,4}|\\[::1\\]):[1-9][0-9]{0,3}", 0_u32..=10_000)
-        .prop_map(|(endpoint, sampling)| Arc::new(Tracing { endpoint, sampling }));
+    let ca = option::of("-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=]{1,64}\n-----END CERTIFICATE-----\n");
+    let tracing = ("https://([a-z]{1,4}[.][a-z]{1,4}|\\[::1\\]):[1-9][0-9]{0,3}", ca, 0_u32..=10_000)
+        .prop_map(|(endpoint, ca, sampling)| Arc::new(Tracing { endpoint, ca, sampling }));
     (option::of(trust_domain()), any::<bool>(), mtls, 0_u32..=10_000, option::of(tracing)).prop_map(
         |(trust_domain, default_allow, mtls, access_log_sample, tracing)| MeshConfig {
             trust_domain,

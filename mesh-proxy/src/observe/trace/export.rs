@@ -10,10 +10,12 @@ use crate::connections::Direction;
 use crate::discovery::Applied;
 use crate::facts::Facts;
 use crate::observe::{Outcome, Record, Shard};
+use mesh_ca::tls::outside::outside_channel;
+use mesh_proto::config::Tracing;
 use mesh_proto::policy::model::Protocol;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanExporter as _, SpanLinks};
 use std::borrow::Cow;
@@ -35,13 +37,16 @@ const TEXT_BYTES_MAX: usize = 1_024;
 /// Methods that are named; all others are one (HTTP semantic conventions, `http.request.method`).
 const METHODS: [&str; 9] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH", "TRACE", "CONNECT"];
 
+/// A collector's address, and the roots that vouch for it.
+type Collector = (String, Option<String>);
+
 /// Sends spans to wherever the mesh's settings say.
 pub(crate) struct Exporter {
     applied: watch::Receiver<Option<Arc<Applied>>>,
     own: Arc<Shard>,
     resource: Resource,
-    /// The collector in use, with its address.
-    open: Option<(String, SpanExporter)>,
+    /// The collector in use, with its address and the roots that vouch for it.
+    open: Option<(Collector, SpanExporter)>,
     /// Whether the last batch failed: a collector that is down is told once.
     is_failing: bool,
 }
@@ -99,7 +104,7 @@ impl Exporter {
             (0..count).for_each(|_| self.own.dropped("traces"));
         }
         if let Some(problem) = problem.as_ref().filter(|_| !self.is_failing) {
-            let endpoint = self.open.as_ref().map(|(endpoint, _)| endpoint.as_str()).unwrap_or_default();
+            let endpoint = self.open.as_ref().map(|((endpoint, _), _)| endpoint.as_str());
             tracing::warn!(
                 endpoint,
                 problem,
@@ -112,22 +117,27 @@ impl Exporter {
     /// The one that the settings name now.
     fn exporter(&mut self) -> Option<&SpanExporter> {
         let applied = self.applied.borrow().clone()?;
-        let endpoint = &applied.snapshot.mesh.tracing.as_deref()?.endpoint;
-        if self.open.as_ref().is_none_or(|(open, _)| open != endpoint) {
-            let built = SpanExporter::builder().with_tonic().with_endpoint(endpoint).with_timeout(DEADLINE);
+        let Tracing { endpoint, ca, .. } = applied.snapshot.mesh.tracing.as_deref()?;
+        if self.open.as_ref().is_none_or(|((open, roots), _)| (open, roots) != (endpoint, ca)) {
             self.open = None;
-            let mut exporter = match built.build() {
+            let mut exporter = match exporter_to(endpoint, ca.as_deref()) {
                 Ok(exporter) => exporter,
                 Err(problem) => {
-                    tracing::warn!(endpoint, %problem, "traces cannot be sent");
+                    tracing::warn!(endpoint, problem, "traces cannot be sent");
                     return None;
                 }
             };
             exporter.set_resource(&self.resource);
-            self.open = Some((endpoint.clone(), exporter));
+            self.open = Some(((endpoint.clone(), ca.clone()), exporter));
         }
         self.open.as_ref().map(|(_, exporter)| exporter)
     }
+}
+
+fn exporter_to(endpoint: &str, ca: Option<&str>) -> Result<SpanExporter, String> {
+    let channel = outside_channel(endpoint, ca).map_err(|error| error.to_string())?;
+    let built = SpanExporter::builder().with_tonic().with_channel(channel).with_timeout(DEADLINE);
+    built.build().map_err(|error| error.to_string())
 }
 
 /// The span of a record, if its request is traced.

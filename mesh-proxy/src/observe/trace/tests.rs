@@ -18,7 +18,7 @@ fn read(fields: &str) -> Incoming {
 }
 
 fn begin(tracer: &Tracer, sampling: u32, hop: Hop, fields: &str) -> Option<Box<Span>> {
-    let tracing = Tracing { endpoint: String::new(), sampling };
+    let tracing = Tracing { endpoint: String::new(), ca: None, sampling };
     let began = clock::now();
     with_request(fields, |request| tracer.begin(&tracing, Asked { request, hop, began }, |_| 5_000, || ()))
 }
@@ -102,7 +102,7 @@ fn a_state_without_a_trace_that_goes_on_is_left_behind() {
 #[test]
 fn a_flood_of_sampled_parents_is_bounded() {
     let (tracer, over) = (Tracer::default(), Cell::new(0_u32));
-    let tracing = Tracing { endpoint: String::new(), sampling: 0 };
+    let tracing = Tracing { endpoint: String::new(), ca: None, sampling: 0 };
     let fields = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n";
     let now = clock::now();
     let traced = |began| {

@@ -146,7 +146,7 @@ impl Chain {
 }
 
 fn sampling(collector: &Collector, sampling: u32) -> Option<Tracing> {
-    Some(Tracing { endpoint: collector.endpoint.clone(), sampling })
+    Some(Tracing { endpoint: collector.endpoint.clone(), ca: None, sampling })
 }
 
 /// The spans of a chain in the order of the path, each the child of the one before; fails unless all are one trace.
@@ -300,7 +300,9 @@ async fn a_collector_that_never_answers_costs_nothing_but_spans() {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     })
     .await;
-    let chain = Chain::start(Some(Tracing { endpoint: format!("http://{silent}"), sampling: 10_000 })).await;
+    let chain =
+        Chain::start(Some(Tracing { endpoint: format!("http://{silent}"), ca: None, sampling: 10_000 }))
+            .await;
     for _ in 0..20 {
         chain.get("").await;
     }
