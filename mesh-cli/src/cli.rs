@@ -5,6 +5,7 @@
 
 use crate::command;
 use crate::failure::{EXIT_CODES, Exit, Failure};
+use crate::output::Typed;
 use crate::session::{Global, Session};
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -70,6 +71,12 @@ pub(crate) enum Command {
     Status(command::status::StatusArgs),
     /// Shows who calls whom: protocol, identity, TLS, decisions, latency
     Edges(command::edges::EdgesArgs),
+    /// Shows success rate, request rate and latency of services, workloads and edges
+    Stat(command::stat::StatArgs),
+    /// Shows what happens right now, busiest first
+    Top(command::top::TopArgs),
+    /// Draws who calls whom: SVG, DOT or JSON
+    Graph(command::graph::GraphArgs),
     /// Shows what is unusual: alarms, acknowledgements, silences, sinks
     Alerts(command::alerts::AlertsArgs),
     /// Shows certificates: whose, from whom, on what evidence, until when
@@ -113,6 +120,11 @@ pub(crate) async fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Completion(args) => command::completion::run(&args, Cli::command()),
         Command::DemoApp(args) => command::demo::run_app(args).await,
         Command::Demo(args) => command::demo::run(args, &global).await,
+        Command::Graph(args) => {
+            // What it draws is not printed by the session's format, which decides how a cluster's name is told.
+            let printed = Global { output: Typed::Json, ..global.clone() };
+            command::graph::run(args, &Session::new(&printed)?, global.output).await
+        }
         typed => dispatch_with(typed, &Session::new(&global)?).await,
     }
 }
@@ -135,6 +147,8 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Explain(args) => command::explain::run(args, session).await,
         Command::Status(args) => command::status::run(args, session).await,
         Command::Edges(args) => command::edges::run(args, session).await,
+        Command::Stat(args) => command::stat::run(args, session).await,
+        Command::Top(args) => command::top::run(args, session).await,
         Command::Alerts(args) => command::alerts::run(args, session).await,
         Command::Identity(args) => command::identity::run(args, session).await,
         Command::Ca(args) => command::ca::run(args, session).await,
@@ -149,6 +163,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         | Command::Completion(_)
         | Command::Demo(_)
         | Command::DemoApp(_)
+        | Command::Graph(_)
         | Command::ExecWithParent(_) => Ok(Exit::Done),
     }
 }

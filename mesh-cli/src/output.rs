@@ -13,8 +13,34 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-/// How results are printed.
+/// What may be typed after `-o`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Typed {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// The same fields as YAML.
+    Yaml,
+    /// For Graphviz: `graph` alone.
+    #[value(hide = true)]
+    Dot,
+    /// A picture: `graph` alone.
+    #[value(hide = true)]
+    Svg,
+}
+
+/// What is drawn rather than printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Drawing {
+    /// For Graphviz.
+    Dot,
+    /// A picture.
+    Svg,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Format {
     /// For people.
     Table,
@@ -22,6 +48,24 @@ pub(crate) enum Format {
     Json,
     /// The same fields as YAML.
     Yaml,
+}
+
+impl Typed {
+    /// The format of a command that draws nothing.
+    ///
+    /// # Errors
+    /// A drawing was asked for.
+    pub(crate) fn format(self) -> Result<Format, Failure> {
+        let word = match self {
+            Self::Table => return Ok(Format::Table),
+            Self::Json => return Ok(Format::Json),
+            Self::Yaml => return Ok(Format::Yaml),
+            Self::Dot => "dot",
+            Self::Svg => "svg",
+        };
+        Err(Failure::usage(format!("-o {word}: only `graph` draws; allowed here are table, json and yaml"))
+            .next(format!("meshctl graph -o {word}")))
+    }
 }
 
 /// When colour is used.
@@ -152,6 +196,17 @@ pub(crate) fn print_value<T: Serialize>(
     }
 }
 
+/// Prints a value as one line of JSON, which is YAML, too: one of a stream.
+///
+/// # Errors
+/// As [`print()`].
+pub(crate) fn print_line<T: Serialize>(value: &T) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec(value)
+        .map_err(|error| Failure::failed(format!("cannot write the result as JSON: {error}")))?;
+    text.push(b'\n');
+    print_raw(&text)
+}
+
 /// A table for people: no lines, columns two spaces apart, as wide as the terminal at most.
 pub(crate) struct Grid {
     header: Vec<&'static str>,
@@ -227,14 +282,20 @@ fn wants_color() -> bool {
 
 /// Columns of the terminal on standard output; `None` when it is none.
 pub(crate) fn terminal_width() -> Option<u16> {
+    terminal().map(|size| size.ws_col).filter(|columns| *columns >= 20)
+}
+
+/// Lines of the terminal on standard output; `None` when it is none.
+pub(crate) fn terminal_height() -> Option<u16> {
+    terminal().map(|size| size.ws_row).filter(|lines| *lines > 0)
+}
+
+fn terminal() -> Option<rustix::termios::Winsize> {
     use std::io::IsTerminal as _;
     if !std::io::stdout().is_terminal() {
         return None;
     }
-    rustix::termios::tcgetwinsize(std::io::stdout())
-        .ok()
-        .map(|size| size.ws_col)
-        .filter(|columns| *columns >= 20)
+    rustix::termios::tcgetwinsize(std::io::stdout()).ok()
 }
 
 /// Text from outside on one line, without control characters.

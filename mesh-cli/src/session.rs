@@ -5,7 +5,7 @@ use crate::cluster::access::{Choice, Cluster};
 use crate::cluster::ready;
 use crate::config;
 use crate::failure::Failure;
-use crate::output::{self, ColorWhen, Format, Tone};
+use crate::output::{self, ColorWhen, Format, Tone, Typed};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -38,8 +38,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, conflicts_with_all = ["kubeconfig", "context"], help_heading = "Global options")]
     pub(crate) local: bool,
     /// How results are printed; JSON and YAML have stable fields
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
-    pub(crate) output: Format,
+    #[arg(short, long, global = true, value_enum, default_value_t = Typed::Table, hide_possible_values = true, value_name = "table|json|yaml", help_heading = "Global options")]
+    pub(crate) output: Typed,
     /// When to use colour
     #[arg(long, global = true, value_enum, default_value_t = ColorWhen::Auto, hide_possible_values = true, value_name = "auto|always|never", help_heading = "Global options")]
     pub(crate) color: ColorWhen,
@@ -87,7 +87,7 @@ impl Session {
             (false, true) => Mode::Local,
             (false, false) => Mode::Either,
         };
-        Ok(Self { state_dir, cluster, mode, format: global.output })
+        Ok(Self { state_dir, cluster, mode, format: global.output.format()? })
     }
 
     /// The control plane's Unix socket.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program that must answer on PATH (or at one of the places), and the Debian package that brings it.
-const DEBIAN: [(&str, &str); 19] = [
+const DEBIAN: [(&str, &str); 20] = [
     // `*` stands for one folder whose name carries a version.
     ("curl", "curl"),
     ("openssl", "openssl"),
@@ -27,6 +27,7 @@ const DEBIAN: [(&str, &str); 19] = [
     ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("rsyslogd", "rsyslog"),
     ("/usr/lib/*/rsyslog/lmnsd_ossl.so", "rsyslog-openssl"),
+    ("dot", "graphviz"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
 ];

@@ -5,6 +5,7 @@ mod alarms;
 mod conformance;
 mod control_plane;
 mod databases;
+mod figures;
 mod floods;
 mod http;
 mod identity;

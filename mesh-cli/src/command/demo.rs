@@ -17,7 +17,7 @@ mod world;
 pub(crate) use app::{AppArgs, run as run_app};
 
 use crate::failure::{Exit, Failure, Kind};
-use crate::output::{self, Format};
+use crate::output::{self, Typed};
 use crate::session::{Global, SOCKET_NAME};
 use clap::Args;
 use screen::Screen;
@@ -52,7 +52,7 @@ pub(crate) struct DemoArgs {
 /// # Errors
 /// When a process cannot be started or falls, or the user interrupts.
 pub(crate) async fn run(args: DemoArgs, global: &Global) -> Result<Exit, Failure> {
-    if global.output != Format::Table {
+    if global.output != Typed::Table {
         return Err(Failure::usage("the demo prints for people only").next("meshctl demo"));
     }
     let place = Place::new(global.state_dir.as_deref())?;
