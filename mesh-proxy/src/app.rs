@@ -52,7 +52,7 @@ const WANTED_MAX: usize = 256;
 /// How long new calls are still taken after the control plane was told that this workload goes away: within it every
 /// other proxy has stopped choosing it. A quarter of the drain time at most.
 pub(crate) const LEAVE_AFTER: Duration = Duration::from_millis(500);
-/// Time for the last report and the last acknowledgement at shutdown.
+/// The most that the last report may take at shutdown. A pod that has done its work waits for it.
 const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Answers on the admin endpoint and, in a pod, on the port for the platform's probes.
@@ -125,6 +125,7 @@ pub(crate) async fn run(
         let services = Known { applied: wiring.applied.clone(), wanted: data.wanted.clone() };
         tasks.spawn(names.serve(config.namespace.clone(), trust_domain, services, ends.clone()));
     }
+    let farewell = data.farewell.clone();
     let mut threads = start_threads(opened, &wiring, data, questions, (&drain, config.drain)).await?;
     let after_certificate_ms = clock::now().saturating_duration_since(certified_at).as_millis();
     tracing::info!(%mesh_address, instance = %config.instance, after_certificate_ms, "the proxy is ready");
@@ -143,7 +144,7 @@ pub(crate) async fn run(
     }
     drain.cancel();
     let failed_later = threads.wait_all().await;
-    tokio::time::sleep(FAREWELL.min(config.drain)).await;
+    farewell.say(FAREWELL.min(config.drain)).await;
     ends.cancel();
     while tasks.join_next().await.is_some() {}
     failed.or(failed_later).map_or(Ok(()), Err)
@@ -295,6 +296,25 @@ struct Control<'a> {
 struct DataEnds {
     records: mpsc::Sender<crate::observe::Record>,
     wanted: mpsc::Sender<mesh_proto::config::Subject>,
+    farewell: Farewell,
+}
+
+/// The last report of a proxy.
+#[derive(Clone)]
+struct Farewell {
+    /// Nothing is recorded any more.
+    drained: CancellationToken,
+    /// Everything that was recorded has been taken by the control plane, or is lost.
+    reported: CancellationToken,
+}
+
+impl Farewell {
+    /// Has it sent, and waits so long at most.
+    async fn say(self, at_most: Duration) {
+        self.drained.cancel();
+        // What is not reported by then is lost: it is statistics.
+        let _ = tokio::time::timeout(at_most, self.reported.cancelled()).await;
+    }
 }
 
 impl Control<'_> {
@@ -353,9 +373,15 @@ impl Control<'_> {
         let reporter = Reporter::new(wiring.shards.clone(), Arc::clone(&own), log, (reports, traces));
         let exporter = export::Exporter::new(&wiring.facts, wiring.applied.clone(), own);
         tasks.spawn(exporter.run(to_export, ends.clone()));
-        tasks.spawn(reporter.run(recorded, ends.clone()));
-        tasks.spawn(telemetry::run(link, to_send, ends.clone()));
-        DataEnds { records, wanted }
+        let farewell = Farewell { drained: ends.child_token(), reported: CancellationToken::new() };
+        tasks.spawn(reporter.run(recorded, farewell.drained.clone()));
+        let reported = farewell.reported.clone().drop_guard();
+        let sending = telemetry::run(link, to_send, ends.clone());
+        tasks.spawn(async move {
+            let _reported = reported;
+            sending.await;
+        });
+        DataEnds { records, wanted, farewell }
     }
 }
 

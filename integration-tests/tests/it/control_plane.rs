@@ -1,7 +1,7 @@
 //! The control plane killed at any moment: nothing acknowledged is lost, nothing that works stops.
 
 use integration_tests::applications::{caller, http_server, status};
-use integration_tests::world::{World, allow};
+use integration_tests::world::{World, allow, free_port};
 use integration_tests::{programs, wait};
 use std::process::Command;
 
@@ -94,4 +94,29 @@ fn a_workload_that_dies_leaves_every_proxys_endpoints_within_a_second() {
         wait::until("the endpoint to be gone", || status(to).ends_with(" no_endpoints").then_some(()))
     });
     assert!(took.as_secs_f64() < 1.5, "it took {took:?}");
+}
+
+#[test]
+fn the_last_calls_of_a_short_life_are_reported() {
+    let mut world = World::start();
+    let folder = world.folder().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    world.apply(&allow("batch", "files"));
+    http_server(&mut world, "files", &folder, &[]);
+    let to = free_port();
+    let mut line = Command::new(programs::built("meshctl"));
+    line.arg("--state-dir").arg(world.state()).args(["run", "--name", "batch"]);
+    line.args(["--to", &format!("files=127.0.0.1:{to}"), "--"]);
+    // Its only call is its last deed.
+    line.args(["curl", "-sf", "--max-time", "20", &format!("http://127.0.0.1:{to}/")]);
+    let done = line.output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    wait::until("its call to be known from itself", || {
+        let edges = world.json(&["edges"]);
+        let all = edges["edges"].as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|edge| {
+            let source = edge["source"].as_str().unwrap_or_default();
+            edge["direction"] == "outbound" && source.ends_with("/sa/batch")
+        })
+    });
 }

@@ -69,14 +69,14 @@ impl Reporter {
         Self { shards, told: HashMap::new(), log, reports, traces, own, reasons_sent: HashMap::new() }
     }
 
-    /// Writes and reports until `shutdown`, then once more.
-    pub(crate) async fn run(mut self, mut records: mpsc::Receiver<Record>, shutdown: CancellationToken) {
+    /// Writes and reports until `drained`, then once more: what was recorded until then is in the last report.
+    pub(crate) async fn run(mut self, mut records: mpsc::Receiver<Record>, drained: CancellationToken) {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // Both branches are cancel safe.
             let ends = tokio::select! {
-                () = shutdown.cancelled() => true,
+                () = drained.cancelled() => true,
                 _ = ticks.tick() => false,
             };
             self.round(&mut records, clock::now());

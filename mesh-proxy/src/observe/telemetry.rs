@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 /// Pause after a failure. Reports are lost meanwhile, which the counters say.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Sends what comes until `ends`.
+/// Sends what comes until `ends`, or until all is sent and nobody can report any more.
 pub(crate) async fn run(link: Link, mut reports: mpsc::Receiver<v1::ProxyReport>, ends: CancellationToken) {
     loop {
         // A report in hand when the stream breaks is lost: it is statistics.
@@ -20,6 +20,9 @@ pub(crate) async fn run(link: Link, mut reports: mpsc::Receiver<v1::ProxyReport>
         };
         if let Err(problem) = result {
             tracing::debug!(%problem, "cannot report");
+        }
+        if reports.is_closed() && reports.is_empty() {
+            return;
         }
         tokio::select! {
             () = ends.cancelled() => return,
@@ -35,16 +38,20 @@ async fn stream(link: &Link, reports: &mut mpsc::Receiver<v1::ProxyReport>) -> R
     let (send, outgoing) = mpsc::channel(1);
     // There is room for one.
     let _ = send.try_send(first);
-    let forward = async {
+    // Ends the stream with the last report, and is polled no more then.
+    let mut forward = std::pin::pin!(async move {
         while let Some(report) = reports.recv().await {
             if send.send(report).await.is_err() {
                 break;
             }
         }
-    };
+    });
     let mut sending = std::pin::pin!(telemetry.report(ReceiverStream::new(outgoing)));
-    tokio::select! {
-        result = &mut sending => result.map(drop).map_err(|status| status.message().to_owned()),
-        () = forward => Ok(()),
+    let mut has_more = true;
+    loop {
+        tokio::select! {
+            result = &mut sending => return result.map(drop).map_err(|status| status.message().to_owned()),
+            () = &mut forward, if has_more => has_more = false,
+        }
     }
 }
