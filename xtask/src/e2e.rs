@@ -8,6 +8,7 @@
 //! it proves is what a user sees, and what it waits for is what a user could wait for.
 
 mod cluster;
+mod flips;
 mod kind;
 mod load;
 mod manifest;
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     /// Leave the cluster, the mesh and the images as they are at the end.
     #[arg(long)]
     keep: bool,
-    /// Only scenarios whose name contains this.
+    /// Only scenarios whose name contains one of these, which commas separate.
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
     /// Say which scenarios there are, and nothing else.
@@ -59,7 +60,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let all = scenarios::all();
     let chosen: Vec<&Scenario> = all
         .iter()
-        .filter(|scenario| args.filter.as_ref().is_none_or(|text| scenario.name.contains(text)))
+        .filter(|scenario| {
+            args.filter.as_ref().is_none_or(|texts| texts.split(',').any(|text| scenario.name.contains(text)))
+        })
         .collect();
     if args.list {
         return list(&chosen);
@@ -85,7 +88,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let report = outcome.context("e2e")?;
     report.write(&run.folder.join("junit.xml"))?;
-    eprintln!("\n{}", report.summary());
+    eprintln!("\nslowest: {}", report.slowest());
+    eprintln!("{}", report.summary());
     if report.failed() > 0 {
         bail!("{} of {} failed; logs are in {}", report.failed(), report.total(), run.folder.display());
     }
@@ -157,6 +161,12 @@ impl Run<'_> {
     fn images(&self, tools: &Tools) -> Result<Vec<String>> {
         self.args.profile.build().context("the mesh's programs could not be built")?;
         let mut images = images::make(tools, self.args.profile, &self.tag)?;
+        for image in images.clone() {
+            // What the scenario of the upgrade comes from.
+            let before = format!("{image}-{}", cluster::PREVIOUS);
+            tools.told("docker", &["tag", &image, &before])?;
+            images.push(before);
+        }
         images.push(programs::make(tools, &self.tag)?);
         Ok(images)
     }

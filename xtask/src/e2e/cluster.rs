@@ -11,6 +11,9 @@ use std::process::{Command, Output, Stdio};
 /// The namespace of the control plane.
 pub(super) const SYSTEM: &str = "mesh-system";
 
+/// How the tag of the release before ends.
+pub(super) const PREVIOUS: &str = "before";
+
 /// A cluster that answers.
 pub(super) struct Cluster {
     tools: Tools,
@@ -59,6 +62,11 @@ impl Cluster {
     /// The image of the programs that scenarios run.
     pub(super) fn programs(&self) -> String {
         format!("{}:{}", programs::NAME, self.tag)
+    }
+
+    /// Tag of the images that stand for the release before.
+    pub(super) fn previous_tag(&self) -> String {
+        format!("{}-{PREVIOUS}", self.tag)
     }
 
     /// A `kubectl`, ready for its arguments.

@@ -63,6 +63,14 @@ impl Report {
         format!("{passed} passed, {not} failed{}{second}", named(": ", &failed))
     }
 
+    /// The five that took longest.
+    pub(super) fn slowest(&self) -> String {
+        let mut cases: Vec<&Case> = self.cases.iter().collect();
+        cases.sort_by_key(|case| std::cmp::Reverse(case.took));
+        let named = cases.iter().take(5).map(|case| format!("{} {:.0?}", case.name, case.took));
+        named.collect::<Vec<_>>().join(", ")
+    }
+
     /// Writes JUnit's XML.
     pub(super) fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, self.junit()).with_context(|| format!("{} cannot be written", path.display()))

@@ -7,8 +7,10 @@ mod installing;
 mod lifecycle;
 mod pods;
 mod protocols;
+mod reuse;
 mod rollouts;
 mod shop;
+mod upgrade;
 mod wire;
 
 use super::cluster::Cluster;
@@ -58,9 +60,11 @@ pub(super) fn all() -> Vec<Scenario> {
         protocols::SCENARIOS,
         addresses::SCENARIOS,
         pods::SCENARIOS,
+        reuse::SCENARIOS,
         rollouts::SCENARIOS,
         control_plane::SCENARIOS,
         installing::SCENARIOS,
+        upgrade::SCENARIOS,
     ]
     .concat()
 }

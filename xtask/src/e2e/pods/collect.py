@@ -6,7 +6,9 @@ import sys
 class Handler(socketserver.StreamRequestHandler):
     def handle(self):
         for line in self.rfile:
-            print(line.decode(errors="replace").strip(), flush=True)
+            # In one piece: `print` writes the end of the line apart, and others write as well.
+            sys.stdout.write(line.decode(errors="replace").strip() + "\n")
+            sys.stdout.flush()
 
 
 class Server(socketserver.ThreadingTCPServer):

@@ -1,6 +1,6 @@
-"""Counted load: load.py URL [REQUESTS-A-SECOND [SECONDS]]; every request counts, none is tried again.
+"""Counted load: load.py URL[,URL...] [REQUESTS-A-SECOND [SECONDS]]; every request counts, none is tried again.
 
-Four connections that are kept open, and reopened when the server has closed them between two requests, as every HTTP client does.
+Four connections, or one for each URL, that are kept open, and reopened when the server has closed them between two requests, as every HTTP client does.
 Ends on SIGTERM, at the end of standard input (with `-` for the seconds) or after so long, and prints one line of JSON: ok, failed,
 the first failures, the slowest in ms. With COLLECTOR=HOST:PORT it also sends that line there.
 """
@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.parse
 
-url = urllib.parse.urlsplit(sys.argv[1])
+urls = [urllib.parse.urlsplit(url) for url in sys.argv[1].split(",")]
 rate = float(sys.argv[2]) if len(sys.argv) > 2 else 40.0
 seconds = sys.argv[3] if len(sys.argv) > 3 else ""
 stop = threading.Event()
@@ -24,10 +24,10 @@ count = collections.Counter()
 failures = []
 served_by = collections.Counter()
 slowest = 0.0
-WORKERS = 4
+WORKERS = max(4, len(urls))
 
 
-def request(connection):
+def request(connection, url):
     connection.request("GET", url.path or "/", headers={"host": url.netloc})
     answer = connection.getresponse()
     body = answer.read()
@@ -49,7 +49,7 @@ def note(kind, who=None, problem=None, took=0.0):
 
 
 def worker(number):
-    connection = None
+    connection, url = None, urls[number % len(urls)]
     due = time.monotonic() + number / rate
     while not stop.wait(max(0.0, due - time.monotonic())):
         due = max(due + WORKERS / rate, time.monotonic() - 1)
@@ -61,7 +61,7 @@ def worker(number):
             if connection is None:
                 connection = http.client.HTTPConnection(url.hostname, url.port or 80, timeout=30)
                 connection.connect()
-            note("ok", who=request(connection), took=time.monotonic() - started)
+            note("ok", who=request(connection, url), took=time.monotonic() - started)
             if connection.sock is None:
                 connection = None
         except Exception as error:

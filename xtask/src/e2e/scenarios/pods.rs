@@ -11,7 +11,7 @@ use std::time::Duration;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "first-dial",
-        says: "pods that dial in their first moment: not one failure",
+        says: "100 pods that dial in their first moment: not one failure",
         run: first_dial,
     },
     Scenario {
@@ -31,8 +31,9 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// Pods that are started at once and dial at once.
-const DIALLERS: u16 = 30;
+/// Pods that dial at once, and how many of them there are at a time.
+const DIALLERS: u16 = 100;
+const AT_A_TIME: u16 = 25;
 
 fn first_dial(stage: &Stage<'_>) -> Result<()> {
     let area = stage.meshed("a")?;
@@ -41,8 +42,11 @@ fn first_dial(stage: &Stage<'_>) -> Result<()> {
     area.until_status("deploy/dialler", "http://web:8080/", "200")?;
     // The first thing that each pod does is one call, which is not tried again; the pod fails with it.
     let call = ["curl", "-sf", "-o", "/dev/null", "--max-time", "20", "http://web:8080/"];
-    let spec = |count: u16| json!({"parallelism": count, "completions": count, "backoffLimit": DIALLERS, "template": job_pod(&area, "dialler", &call)});
-    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dialler"}, "spec": spec(DIALLERS)});
+    let spec = json!({
+        "parallelism": AT_A_TIME, "completions": DIALLERS, "backoffLimit": DIALLERS,
+        "template": job_pod(&area, "dialler", &call),
+    });
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dialler"}, "spec": spec});
     area.apply(&job.to_string())?;
     let status = wait::until("the dialling pods to end", Duration::from_secs(300), || {
         let status = area.cluster.json(&["get", "-n", &area.namespace, "job/dialler"])?["status"].clone();
@@ -82,25 +86,19 @@ fn jobs(stage: &Stage<'_>) -> Result<()> {
     area.told(&["wait", "--for=condition=complete", "job/once", "--timeout=60s"])?;
     let pod = area.cluster.json(&["get", "pods", "-n", &area.namespace, "-l", "job-name=once"])?["items"][0]
         .clone();
-    let ended = |list: &str, name: &str| -> Option<String> {
+    ensure!(pod["status"]["phase"] == "Succeeded", "{}", pod["status"]);
+    let ended = |list: &str, name: &str| -> Option<i64> {
         let statuses = pod["status"][list].as_array()?;
         let one = statuses.iter().find(|one| one["name"] == name)?;
-        one["state"]["terminated"]["finishedAt"].as_str().map(str::to_owned)
+        let at = one["state"]["terminated"]["finishedAt"].as_str()?;
+        // Whole seconds within a minute: `2026-01-31T12:00:59Z`.
+        at.get(17..19)?.parse().ok()
     };
-    let (main, proxy) = (ended("containerStatuses", "app"), ended("initContainerStatuses", "mesh-proxy"));
-    eprintln!("    the job's main container ended at {main:?}, its proxy at {proxy:?}");
-    ensure!(pod["status"]["phase"] == "Succeeded", "{}", pod["status"]);
-    let seconds =
-        |at: Option<String>| at.and_then(|at| at.get(17..19).and_then(|text| text.parse::<i64>().ok()));
-    let (main, proxy) = (
-        seconds(main).context("no end of the main container")?,
-        seconds(proxy).context("no end of the proxy")?,
-    );
-    ensure!(
-        (proxy - main).rem_euclid(60) <= 2,
-        "the proxy outlived the job by {} s",
-        (proxy - main).rem_euclid(60)
-    );
+    let main = ended("containerStatuses", "app").context("no end of the main container")?;
+    let proxy = ended("initContainerStatuses", "mesh-proxy").context("no end of the proxy")?;
+    let outlived = (proxy - main).rem_euclid(60);
+    eprintln!("    the proxy outlived the job by {outlived} s");
+    ensure!(outlived <= 2, "the proxy outlived the job by {outlived} s");
     // What the schedule would start, now.
     area.told(&["create", "job", "often-now", "--from=cronjob/often"])?;
     area.told(&["wait", "--for=condition=complete", "job/often-now", "--timeout=60s"]).map(drop)
@@ -149,9 +147,31 @@ fn no_way_around(stage: &Stage<'_>) -> Result<()> {
     // The health port answers the platform, and gives nothing of the application.
     let status = area.status("deploy/client", &format!("http://{ip}:15020/probe/app/none"))?;
     ensure!(!status.starts_with("200"), "an unknown probe answered {status}");
-    for port in [15001, 15006] {
-        let status = area.status("deploy/client", &format!("http://127.0.0.1:{port}/"))?;
-        ensure!(status == "000", "the proxy's own port {port} answered {status}");
+    for host in ["127.0.0.1", "[::1]"] {
+        for port in [15001, 15006, 15008] {
+            let status = area.status("deploy/client", &format!("http://{host}:{port}/"))?;
+            ensure!(status == "000", "the proxy's own {host}:{port} answered {status}");
+        }
     }
+    // By IPv6 there is no other way: to the peer's own address, written as one.
+    let status = area.status("deploy/client", &format!("http://[::ffff:{ip}]:8080/"))?;
+    ensure!(status == "403 no_rule_allows", "a mapped address answered {status}");
+    // Who would run as the proxy's user, whose connections are not redirected, does not run at all.
+    let mut pod = App::client("client").pod(&area.cluster.programs());
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    pod["metadata"]["name"] = json!("as-the-proxy");
+    pod["spec"]["containers"][0]["securityContext"]["runAsUser"] = json!(1774);
+    let said = area
+        .cluster
+        .fed(area.cluster.kubectl().args(["apply", "-n", &area.namespace, "-f", "-"]), &pod.to_string())?;
+    ensure!(said.code != 0 && said.err.contains("runAsUser"), "{} {}", said.out, said.err);
+    // Every other user's connections go through the proxy, root's among them.
+    pod["metadata"]["name"] = json!("as-root");
+    pod["spec"]["containers"][0]["securityContext"] = json!({"runAsUser": 0});
+    area.apply(&pod.to_string())?;
+    area.told(&["wait", "--for=condition=ready", "pod/as-root", "--timeout=60s"])?;
+    let status = area.status("as-root", &format!("http://{ip}:8080/"))?;
+    ensure!(status == "403 no_rule_allows", "root got {status}");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Pods come and go under counted load: not one request fails.
 
 use super::Scenario;
+use super::control_plane::web_and_client;
 use crate::e2e::load::Load;
 use crate::e2e::manifest::{App, allow};
 use crate::e2e::stage::{Area, Stage};
@@ -11,61 +12,78 @@ use std::time::Duration;
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "callee-restarts",
-        says: "rolling restarts of the callee under load: 0 failed",
+        says: "50 rolling restarts of callees under load: 0 failed",
         run: callee_restarts,
     },
     Scenario {
         name: "caller-restarts",
-        says: "rolling restarts of the caller under load: 0 failed",
+        says: "50 rolling restarts of callers under load: 0 failed",
         run: caller_restarts,
     },
     Scenario {
         name: "scaling",
-        says: "the callee from 1 to 5 pods and back under load: 0 failed",
+        says: "the callee from 1 to 10 pods and back under load: 0 failed",
         run: scaling,
     },
 ];
 
 /// Requests a second: enough that every moment of a restart meets some, on two cores that also run the cluster.
 const RATE: u32 = 60;
-const RESTARTS: u32 = 3;
+/// Deployments that are restarted together, and how often. Together, since a node that waits for one pod has time for others.
+const TOGETHER: u32 = 5;
+const ROUNDS: u32 = 10;
+const PODS_MOST: u16 = 10;
 
-fn web_and_client<'a>(stage: &Stage<'a>, replicas: u16) -> Result<Area<'a>> {
-    let area = stage.meshed("a")?;
-    area.apply(&allow("client", "web"))?;
-    area.run(&[App::http("web").replicas(replicas), App::client("client")])?;
-    area.until_status("deploy/client", "http://web:8080/", "200")?;
-    Ok(area)
+/// Restarts all of them at once, and waits until each has its new pods, so many times.
+fn restart(area: &Area<'_>, deployments: &[String]) -> Result<()> {
+    let named: Vec<String> = deployments.iter().map(|name| format!("deployment/{name}")).collect();
+    let args: Vec<&str> =
+        ["rollout", "restart"].into_iter().chain(named.iter().map(String::as_str)).collect();
+    for _ in 0..ROUNDS {
+        area.told(&args)?;
+        deployments.iter().try_for_each(|name| area.ready(name))?;
+    }
+    Ok(())
 }
 
 fn callee_restarts(stage: &Stage<'_>) -> Result<()> {
-    let area = web_and_client(stage, 2)?;
-    let load = Load::start(&area, "deploy/client", "http://web:8080/", RATE)?;
-    for _ in 0..RESTARTS {
-        area.told(&["rollout", "restart", "deployment/web"])?;
-        area.ready("web")?;
+    let area = stage.meshed("a")?;
+    let names: Vec<String> = (0..TOGETHER).map(|number| format!("web-{number}")).collect();
+    for name in &names {
+        area.apply(&allow("client", name))?;
+        area.apply(&App::http(name).manifest(&area.cluster.programs()))?;
     }
-    gone(&area, "web", 2)?;
-    load.none_failed("the callee restarts").map(drop)
+    area.run(&[App::client("client")])?;
+    let urls: Vec<String> = names.iter().map(|name| format!("http://{name}:8080/")).collect();
+    names.iter().try_for_each(|name| area.ready(name))?;
+    urls.iter().try_for_each(|url| area.until_status("deploy/client", url, "200"))?;
+    let load = Load::start(&area, "deploy/client", &urls.join(","), RATE)?;
+    restart(&area, &names)?;
+    names.iter().try_for_each(|name| gone(&area, name, 1))?;
+    let counted = load.none_failed(&format!("{} restarts of callees", TOGETHER * ROUNDS))?;
+    let pods = usize::try_from(TOGETHER * (ROUNDS + 1))?;
+    ensure!(counted.served_by.len() >= pods, "{} of {pods} pods were called", counted.served_by.len());
+    Ok(())
 }
 
 fn caller_restarts(stage: &Stage<'_>) -> Result<()> {
     let (area, outside) = (stage.meshed("a")?, stage.unmeshed("out")?);
     outside.run(&[App::new("collector", &["python3", "/pods/collect.py", "9000"]).port("lines", 9000)])?;
-    area.apply(&allow("client", "web"))?;
-    let url = "http://web:8080/";
-    let rate = (RATE / 2).to_string();
-    let caller = App::new("client", &["python3", "/pods/load.py", url, &rate])
-        .replicas(2)
-        .env("COLLECTOR", &format!("collector.{}:9000", outside.namespace));
+    let names: Vec<String> = (0..TOGETHER).map(|number| format!("caller-{number}")).collect();
     area.run(&[App::http("web").replicas(2)])?;
-    area.run(&[caller])?;
-    for _ in 0..RESTARTS {
-        area.told(&["rollout", "restart", "deployment/client"])?;
-        area.ready("client")?;
+    let rate = (RATE / TOGETHER).to_string();
+    for name in &names {
+        area.apply(&allow(name, "web"))?;
+        let caller = App::new(name, &["python3", "/pods/load.py", "http://web:8080/", &rate])
+            .env("COLLECTOR", &format!("collector.{}:9000", outside.namespace));
+        area.apply(&caller.manifest(&area.cluster.programs()))?;
     }
-    area.told(&["scale", "deployment/client", "--replicas=0"])?;
-    let pods = usize::try_from(2 * (RESTARTS + 1))?;
+    names.iter().try_for_each(|name| area.ready(name))?;
+    restart(&area, &names)?;
+    names.iter().try_for_each(|name| {
+        area.told(&["scale", &format!("deployment/{name}"), "--replicas=0"]).map(drop)
+    })?;
+    let pods = usize::try_from(TOGETHER * (ROUNDS + 1))?;
     let lines = wait::until("every caller to say what it counted", Duration::from_secs(60), || {
         let told = outside.told(&["logs", "deployment/collector"])?;
         let lines: Vec<String> = told.lines().map(str::to_owned).collect();
@@ -78,21 +96,25 @@ fn caller_restarts(stage: &Stage<'_>) -> Result<()> {
         ensure!(counted.failed == 0, "{line}");
         total += counted.ok;
     }
-    eprintln!("    the callers restart: {total} ok, 0 failed, {} pods", lines.len());
+    eprintln!("    {} restarts of callers: {total} ok, 0 failed, {} pods", TOGETHER * ROUNDS, lines.len());
     ensure!(total > 0, "nobody called");
     Ok(())
 }
 
 fn scaling(stage: &Stage<'_>) -> Result<()> {
-    let area = web_and_client(stage, 1)?;
+    let area = web_and_client(stage)?;
     let load = Load::start(&area, "deploy/client", "http://web:8080/", RATE)?;
-    area.told(&["scale", "deployment/web", "--replicas=5"])?;
+    area.told(&["scale", "deployment/web", &format!("--replicas={PODS_MOST}")])?;
     area.ready("web")?;
     wait::pause(Duration::from_secs(3));
     area.told(&["scale", "deployment/web", "--replicas=1"])?;
     gone(&area, "web", 1)?;
     let counted = load.none_failed("the callee is scaled")?;
-    ensure!(counted.served_by.len() >= 5, "new pods got no requests: {:?}", counted.served_by);
+    ensure!(
+        counted.served_by.len() >= usize::from(PODS_MOST),
+        "new pods got no requests: {:?}",
+        counted.served_by
+    );
     Ok(())
 }
 
