@@ -37,8 +37,14 @@ pub fn postgres(name: &str) -> PathBuf {
 /// The HTTP/2 conformance suite.
 #[track_caller]
 pub fn h2spec() -> PathBuf {
+    go("h2spec")
+}
+
+/// A program that was built from Go modules.
+#[track_caller]
+pub fn go(name: &str) -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."));
-    let program = workspace.join("target/test-go/h2spec");
+    let program = workspace.join("target/test-go").join(name);
     assert!(program.is_file(), "{} is missing; run: cargo xtask programs", program.display());
     program
 }

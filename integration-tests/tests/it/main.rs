@@ -16,4 +16,5 @@ mod policy;
 mod redirect;
 mod rotation;
 mod strangers;
+mod traces;
 mod transparent;
