@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Graph(command::graph::GraphArgs),
     /// Shows what is unusual: alarms, acknowledgements, silences, sinks
     Alerts(command::alerts::AlertsArgs),
+    /// Shows the mesh in the browser: graph, services, alarms, certificates, policies
+    Dashboard(command::dashboard::DashboardArgs),
     /// Shows certificates: whose, from whom, on what evidence, until when
     Identity(command::identity::IdentityArgs),
     /// Shows, rotates and revokes what the certificate authority issued; makes join tokens
@@ -150,6 +152,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Stat(args) => command::stat::run(args, session).await,
         Command::Top(args) => command::top::run(args, session).await,
         Command::Alerts(args) => command::alerts::run(args, session).await,
+        Command::Dashboard(args) => command::dashboard::run(args, session).await,
         Command::Identity(args) => command::identity::run(args, session).await,
         Command::Ca(args) => command::ca::run(args, session).await,
         Command::Events(args) => command::events::run(args, session).await,

@@ -8,6 +8,7 @@ pub(crate) mod ca;
 pub(crate) mod chart;
 pub(crate) mod check;
 pub(crate) mod completion;
+pub(crate) mod dashboard;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod diff;

@@ -29,6 +29,17 @@ pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(name)).find(|candidate| candidate.is_file())
 }
 
+/// The program that opens a file in the user's browser; `None` where nobody sits before a screen.
+#[expect(clippy::disallowed_methods, reason = "this module reads the environment for the others")]
+pub(crate) fn browser_opener() -> Option<PathBuf> {
+    let has_screen = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
+    match std::env::consts::OS {
+        "macos" => find_program("open"),
+        _ if has_screen => find_program("xdg-open"),
+        _ => None,
+    }
+}
+
 /// The address that `meshctl run` gave a demo application for its calls to a service; `None` when it did not.
 #[expect(clippy::disallowed_methods, reason = "this module reads the environment for the others")]
 pub(crate) fn address_of(service: &str) -> Option<std::net::SocketAddr> {

@@ -8,6 +8,7 @@ mod cli;
 mod cluster;
 mod command;
 mod config;
+mod dashboard;
 mod duration;
 mod failure;
 mod output;

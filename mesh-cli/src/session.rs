@@ -100,12 +100,23 @@ impl Session {
     /// # Errors
     /// When none answers; the message names where it was looked for and the command that starts one.
     pub(crate) async fn admin(&self) -> Result<AdminClient, Failure> {
-        let Some(cluster) = self.meant().await? else { return AdminClient::connect(&self.socket()).await };
-        let client = AdminClient::connect_to_cluster(&cluster).await?;
-        if self.format == Format::Table {
-            output::print(&output::paint(Tone::Dim, &format!("cluster {}", output::clean(&cluster.name))))?;
+        let (client, cluster) = self.connect().await?;
+        if let Some(name) = cluster.filter(|_| self.format == Format::Table) {
+            output::print(&output::paint(Tone::Dim, &format!("cluster {}", output::clean(&name))))?;
         }
         Ok(client)
+    }
+
+    /// The same, in silence; with the cluster's name if it is one.
+    ///
+    /// # Errors
+    /// See [`Self::admin`].
+    pub(crate) async fn connect(&self) -> Result<(AdminClient, Option<String>), Failure> {
+        let Some(cluster) = self.meant().await? else {
+            return AdminClient::connect(&self.socket()).await.map(|client| (client, None));
+        };
+        let client = AdminClient::connect_to_cluster(&cluster).await?;
+        Ok((client, Some(cluster.name)))
     }
 
     /// The cluster, if its mesh is meant rather than the local one.

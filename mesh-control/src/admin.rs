@@ -15,6 +15,7 @@ pub(crate) mod change;
 mod documents;
 mod events;
 mod follow;
+mod page;
 mod query;
 pub(crate) mod receipts;
 mod report;

@@ -12,6 +12,7 @@ mod authority;
 mod clock;
 mod cluster;
 mod config;
+mod dashboard;
 mod detect;
 mod discovery;
 mod events;

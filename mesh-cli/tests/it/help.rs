@@ -32,6 +32,7 @@ const COMMANDS: &[&[&str]] = &[
     &["alerts", "unsilence"],
     &["alerts", "sinks"],
     &["alerts", "silences"],
+    &["dashboard"],
     &["identity"],
     &["ca"],
     &["ca", "status"],

@@ -28,6 +28,7 @@ fn without_a_control_plane_every_command_says_how_to_start_one() {
         &["diff", "-f", &good],
         &["delete", "accesspolicy/a-to-b"],
         &["rollback", "3"],
+        &["dashboard", "--no-open"],
         &["identity"],
         &["stat"],
         &["top"],

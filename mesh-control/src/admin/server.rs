@@ -154,6 +154,12 @@ impl Admin for AdminService {
         Ok(Response::new(self.control.alarms(request.into_inner())))
     }
 
+    async fn page(&self, request: Request<v1::PageRequest>) -> Answer<v1::PageResponse> {
+        self.caller(&request, "dashboard", View)?;
+        let request = request.into_inner();
+        self.control.aside(move |control| control.page(&request)).await.map(Response::new)
+    }
+
     async fn alarm_act(&self, request: Request<v1::AlarmActRequest>) -> Answer<v1::AlarmActResponse> {
         let actor = self.caller(&request, "acknowledge or silence alarms", Operate)?;
         let done = self.control.alarm_act(&actor, request.into_inner()).await;
