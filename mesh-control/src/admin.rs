@@ -16,6 +16,7 @@ mod documents;
 mod events;
 mod follow;
 mod page;
+mod posture;
 mod query;
 pub(crate) mod receipts;
 mod report;

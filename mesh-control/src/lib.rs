@@ -22,6 +22,7 @@ mod local;
 mod lookout;
 mod metrics;
 mod notices;
+mod posture;
 mod snapshot;
 mod state_dir;
 pub mod store;

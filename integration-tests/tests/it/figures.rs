@@ -115,3 +115,49 @@ fn draws(world: &World) {
     assert_eq!(plain.lines().filter(|line| line.starts_with("edge ")).count(), 2, "{plain}");
     assert!(world.told(&["graph", "-o", "svg"]).ends_with("</svg>\n"));
 }
+
+#[test]
+fn posture_finds_what_is_open_and_fails_on_what_it_is_told_to() {
+    let mut world = World::start();
+    let folder = world.folder().to_path_buf();
+    http_server(&mut world, "files", &folder, &[]);
+    let to = caller(&mut world, "reader", "files");
+    let strict = ["posture", "--fail-on", "plaintext,unmeshed,wildcard,default-allow,unused-rule,cert<25%"];
+    world.told(&strict);
+    world.apply(&allow("reader", "files"));
+    world.apply(&allow("nobody", "files"));
+    assert_eq!(status(to), "200");
+    let posture = wait::until("the used rule to be known as used", || {
+        let posture = world.json(&["posture"]);
+        (posture["findings"].as_array()?.len() == 1).then_some(posture)
+    });
+    let finding = &posture["findings"][0];
+    assert_eq!(
+        (&finding["code"], &finding["namespace"]),
+        (&"unused-rule".into(), &"default".into()),
+        "{posture}"
+    );
+    assert!(finding["subject"].as_str().unwrap().contains("files-allows-nobody"), "{posture}");
+    assert!(
+        finding["command"]
+            .as_str()
+            .unwrap()
+            .starts_with("meshctl get accesspolicy/default/files-allows-nobody")
+    );
+    let output = world.meshctl(&strict);
+    assert_eq!(output.status.code(), Some(3), "{}", String::from_utf8_lossy(&output.stdout));
+    let month = world.json(&["posture", "--fail-on", "unused-rule>30d"]);
+    let unanswered = month["unanswered"][0].as_str().unwrap();
+    assert!(unanswered.contains("cannot be answered") && unanswered.contains("30d"), "{month}");
+    assert_eq!(month["failed"].as_array().unwrap().len(), 0, "{month}");
+
+    world.apply(
+        "apiVersion: meshctl.io/v1alpha1\nkind: AccessPolicy\nmetadata: {name: wide}\n\
+         spec: {target: {workload: files}, rules: [{name: all, from: [{anyMeshed: true}]}]}\n---\n\
+         apiVersion: meshctl.io/v1alpha1\nkind: MeshConfig\nmetadata: {name: mesh}\nspec: {defaultAccess: allow}\n",
+    );
+    let open = world.json(&["posture", "--fail-on", "wildcard,default-allow,plaintext"]);
+    assert_eq!(open["failed"], serde_json::json!(["wildcard", "default-allow"]), "{open}");
+    let table = world.told(&["posture"]);
+    assert!(table.contains("(mesh)") && table.contains("meshctl get meshconfig/mesh -o yaml"), "{table}");
+}

@@ -26,6 +26,7 @@ const COMMANDS: &[&[&str]] = &[
     &["stat"],
     &["top"],
     &["graph"],
+    &["posture"],
     &["alerts"],
     &["alerts", "ack"],
     &["alerts", "silence"],

@@ -149,6 +149,11 @@ impl Admin for AdminService {
         self.control.aside(move |control| control.flows(&request)).await.map(Response::new)
     }
 
+    async fn posture(&self, request: Request<v1::PostureRequest>) -> Answer<v1::PostureResponse> {
+        self.caller(&request, "posture", View)?;
+        self.control.aside(|control| control.posture()).await.map(Response::new)
+    }
+
     async fn alarms(&self, request: Request<v1::AlarmsRequest>) -> Answer<Self::AlarmsStream> {
         self.caller(&request, "alarms", View)?;
         Ok(Response::new(self.control.alarms(request.into_inner())))

@@ -22,7 +22,7 @@ use super::{Resource, access_policy, alert_rule, alert_sink, mesh_config, rate_l
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::limit::RateLimit;
 use crate::name::{InstanceName, Namespace, ObjectName, ServiceRef};
-use crate::policy::model::PolicyInputs;
+use crate::policy::model::{Policy, PolicyInputs};
 use resolve::Resolved;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
@@ -117,6 +117,11 @@ impl Catalog {
             quarantined: revoked.to_vec(),
             default_allow: self.mesh_config().default_allow,
         }
+    }
+
+    /// All access policies with roles and segments expanded, whomever they are about, in the order of their names.
+    pub fn policies(&self, domain: &TrustDomain) -> Vec<Arc<Policy>> {
+        self.resolved(domain).policies().iter().map(|(_, policy)| Arc::clone(policy)).collect()
     }
 
     /// The limits that protect the workload, in the order of their names.
