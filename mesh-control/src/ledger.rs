@@ -39,12 +39,18 @@ const ROWS_MAX: usize = 4_096;
 const NAME_BYTES_MAX: usize = 2 << 20;
 /// Path templates of a minute.
 const PATHS_MAX: usize = 4_096;
+/// Path templates of one edge in a minute: who asks for ever new paths takes no room of others.
+const PATHS_EACH_MAX: usize = 256;
+/// What finds no room among the paths of its edge, or of the minute.
+const OTHER_PATHS: &str = "/…";
 /// Sightings of a slice; a proxy sends at most 500 a second.
 const SIGHTINGS_MAX: usize = 20_000;
 /// Events of a slice.
 const EVENTS_MAX: usize = 2_000;
 /// Rows of all slices in the ring; the oldest slices go first.
 const RING_ROWS_MAX: usize = 65_536;
+/// Sightings and events of all slices in the ring, some 400 bytes each; the oldest slices go first.
+const RING_SIGHTINGS_MAX: usize = 65_536;
 /// Closed minutes that wait for a disk that takes none; then the oldest are lost and told as a gap.
 const UNWRITTEN_MAX: usize = 60;
 
@@ -132,6 +138,7 @@ struct State {
     name_bytes: usize,
     ring: VecDeque<Arc<Slice>>,
     ring_rows: usize,
+    ring_sightings: usize,
     minute: Minute,
     unwritten: VecDeque<Arc<Minute>>,
     lost: Vec<v1::Gap>,
@@ -297,19 +304,21 @@ impl State {
         }
         for sighting in slice.sightings.iter().filter(|sighting| !sighting.path.method.is_empty()) {
             let counts = PathCounts { seen: 1, refused: u64::from(!sighting.is_allowed) };
-            let has_room =
-                self.minute.paths.len() < PATHS_MAX || self.minute.paths.contains_key(&sighting.path);
-            if has_room {
-                self.minute.paths.entry(sighting.path.clone()).or_default().merge(counts);
-            }
+            let key = self.minute.place_of(&sighting.path);
+            self.minute.paths.entry(key).or_default().merge(counts);
         }
         let slice = Arc::new(slice);
         self.ring.push_back(slice.clone());
         self.ring_rows = self.ring_rows.saturating_add(slice.rows.len());
+        self.ring_sightings = self.ring_sightings.saturating_add(slice.seen());
         let oldest = now_ms.saturating_sub(RING_MS);
-        while self.ring_rows > RING_ROWS_MAX || self.ring.front().is_some_and(|front| front.to_ms < oldest) {
+        while self.ring_rows > RING_ROWS_MAX
+            || self.ring_sightings > RING_SIGHTINGS_MAX
+            || self.ring.front().is_some_and(|front| front.to_ms < oldest)
+        {
             let Some(gone) = self.ring.pop_front() else { break };
             self.ring_rows = self.ring_rows.saturating_sub(gone.rows.len());
+            self.ring_sightings = self.ring_sightings.saturating_sub(gone.seen());
         }
         if now_ms / MINUTE_MS != self.minute.from_ms / MINUTE_MS {
             self.close_minute(now_ms);
@@ -330,6 +339,34 @@ impl State {
             let surplus = self.lost.len().saturating_sub(UNWRITTEN_MAX);
             self.lost.drain(..surplus);
         }
+    }
+}
+
+impl Slice {
+    /// Sightings and events in it.
+    fn seen(&self) -> usize {
+        self.sightings.len().saturating_add(self.events.len())
+    }
+}
+
+impl Minute {
+    /// Where a path is counted: as itself, or where there is no room among the others of its edge, or of all edges.
+    fn place_of(&self, path: &PathKey) -> PathKey {
+        if self.paths.contains_key(path) {
+            return path.clone();
+        }
+        let first = PathKey { method: "".into(), template: "".into(), ..path.clone() };
+        let of_edge = self.paths.range(first..).take_while(|(known, _)| {
+            (&known.source, &known.destination) == (&path.source, &path.destination)
+        });
+        if self.paths.len() < PATHS_MAX && of_edge.take(PATHS_EACH_MAX).count() < PATHS_EACH_MAX {
+            return path.clone();
+        }
+        let rest = PathKey { method: "*".into(), template: OTHER_PATHS.into(), ..path.clone() };
+        if self.paths.len() < PATHS_MAX || self.paths.contains_key(&rest) {
+            return rest;
+        }
+        PathKey { source: OTHERS.into(), destination: OTHERS.into(), ..rest }
     }
 }
 

@@ -160,3 +160,56 @@ proptest! {
         prop_assert_eq!(total(&sum), (allowed, allowed * 10, allowed * 100, allowed));
     }
 }
+
+/// A thousand reports of a proxy with a thousand new paths and hosts each, asked for by one stranger, beside one honest edge.
+#[test]
+fn a_million_paths_and_hosts_take_a_bounded_room_and_none_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = open(&dir, 1_000_000);
+    let refused = |source: &str, path: String, host: String| v1::Decision {
+        source: source.to_owned(),
+        destination: "spiffe://mesh.local/ns/shop/sa/pay".to_owned(),
+        method: "GET".to_owned(),
+        path,
+        host,
+        ..v1::Decision::default()
+    };
+    let mut words = 0_u64;
+    for report in 0..1_000_u64 {
+        let mut decisions: Vec<_> = (0..1_000)
+            .map(|_| {
+                words += 1;
+                // Letters only: nothing that a template would set aside.
+                let word: String = (0..5)
+                    .map(|at| char::from(b'a' + u8::try_from(words / 26_u64.pow(at) % 26).unwrap()))
+                    .collect();
+                refused("spiffe://mesh.local/ns/shop/sa/evil", format!("/{word}"), format!("{word}.example"))
+            })
+            .collect();
+        decisions.push(refused("spiffe://mesh.local/ns/shop/sa/web", "/charge".to_owned(), "pay".to_owned()));
+        let now = 1_000_000 + report * 50;
+        ledger.add(Told { reporter: "pay-1", edges: &[], decisions: &decisions, events: &[] }, now);
+        if report % 40 == 39 {
+            let slice = ledger.cut(now);
+            assert!(slice.sightings.len() <= SIGHTINGS_MAX, "{}", slice.sightings.len());
+        }
+    }
+    let state = ledger.state();
+    let kept = state.ring.iter().map(|slice| slice.sightings.len()).sum::<usize>();
+    assert!(kept <= RING_SIGHTINGS_MAX && kept == state.ring_sightings, "{kept} sightings in memory");
+    let minutes = || state.unwritten.iter().map(|minute| &**minute).chain([&state.minute]);
+    for minute in minutes() {
+        assert!(minute.paths.len() <= PATHS_EACH_MAX + 2, "{} paths", minute.paths.len());
+    }
+    let counted = |what: &dyn Fn(&PathKey) -> bool| {
+        let paths = minutes().flat_map(|minute| &minute.paths);
+        paths.filter(|(key, _)| what(key)).fold(0, |sum, (_, counts)| sum + counts.seen)
+    };
+    assert!(counted(&|key| &*key.template == "/charge") > 0, "the honest edge keeps its path");
+    assert!(counted(&|key| &*key.template == OTHER_PATHS) > 100_000, "the rest is counted together");
+    assert_eq!(
+        counted(&|_| true),
+        25 * u64::try_from(SIGHTINGS_MAX).unwrap(),
+        "everything that a slice takes is counted somewhere"
+    );
+}
