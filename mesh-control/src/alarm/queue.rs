@@ -150,8 +150,12 @@ impl Queue {
         }
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(state.sent))?;
-        let mut bytes = Vec::new();
-        file.take(self.bytes_max).read_to_end(&mut bytes)?;
+        // This message alone: what waits behind it may be megabytes, and each of them comes to be the first.
+        let mut length = [0; 4];
+        file.read_exact(&mut length)?;
+        let rest = u64::from(u32::from_le_bytes(length)).saturating_add(DIGEST_BYTES as u64);
+        let mut bytes = length.to_vec();
+        file.take(rest.min(self.bytes_max)).read_to_end(&mut bytes)?;
         match frame(&bytes) {
             Some((message, size)) => Ok(Some((message, size))),
             None => Err(io::Error::new(

@@ -75,3 +75,25 @@ fn what_a_sink_will_never_take_is_counted_as_lost() {
     queue.push(numbered(2)).unwrap();
     assert_eq!(drain(&queue), [(2, 1)]);
 }
+
+#[test]
+fn an_hour_without_the_sink_and_a_disk_that_fails_lose_nothing_that_was_taken_and_the_gap_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (at, away) = (dir.path().join("queue"), dir.path().join("away"));
+    std::fs::create_dir(&at).unwrap();
+    let open = || Queue::open(&at, &"ops".parse().unwrap()).unwrap();
+    let queue = open();
+    // One message every ten seconds.
+    (0..360).for_each(|number| queue.push(numbered(number)).unwrap());
+    std::fs::rename(&at, &away).unwrap();
+    (360..370).for_each(|number| assert!(queue.push(numbered(number)).is_err(), "there is no disk"));
+    std::fs::rename(&away, &at).unwrap();
+    (370..380).for_each(|number| queue.push(numbered(number)).unwrap());
+    assert_eq!(queue.waiting(), (370, 10));
+    drop(queue);
+
+    let told = drain(&open());
+    assert_eq!(told.len(), 370, "all that was taken is there after a restart");
+    let lost: Vec<_> = told.iter().filter(|(_, lost)| *lost > 0).collect();
+    assert_eq!(lost, [&(370, 10)], "the next that was taken says how many were not");
+}
