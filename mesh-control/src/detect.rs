@@ -13,6 +13,7 @@
 //! and a significant deviation: the first keeps out what is real and does not matter, the second what is chance. A model
 //! that learns everything by itself was the alternative; nobody could say in one sentence why it spoke.
 
+pub(crate) mod certificate_end;
 mod certificate_trouble;
 mod clock_skew;
 mod denial_burst;

@@ -5,10 +5,13 @@
 //! up, slices get longer and nothing is lost.
 
 use crate::alarm::Alarms;
+use crate::authority::CertificateAuthority;
 use crate::clock;
-use crate::detect::Detectors;
+use crate::detect::certificate_end::{self, Holder, Life};
+use crate::detect::{Detectors, Signal};
 use crate::discovery::fanout::Mesh;
 use crate::ledger::{Ledger, RETAIN_MS};
+use mesh_ca::authority::CaCertificate;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +27,8 @@ pub(crate) struct Lookout {
     pub(crate) alarms: Arc<Alarms>,
     /// Whose rules say who is told.
     pub(crate) mesh: Arc<Mesh>,
+    /// Whose certificates may come to an end.
+    pub(crate) authority: Arc<CertificateAuthority>,
 }
 
 impl Lookout {
@@ -63,9 +68,32 @@ impl Lookout {
         detectors
     }
 
+    /// Certificates in use that should have been replaced.
+    fn ending(&self, now_ms: u64) -> Vec<Signal> {
+        let now = clock::of_unix_ms(now_ms);
+        let status = self.authority.inner().status(&[], now);
+        let own = |holder: Holder, of: &CaCertificate| Life {
+            holder,
+            not_before: of.not_before,
+            not_after: of.not_after,
+        };
+        let root = status.roots.first().map(|root| own(Holder::Root, root));
+        let fleet = self.mesh.fleet.all();
+        let workloads = fleet.iter().map(|(key, state)| {
+            let newest = self.authority.newest(key).map(|record| (record.not_before, record.not_after));
+            // An ended certificate has no record any more; then what was shown in the handshake counts.
+            let (not_before, not_after) = newest.unwrap_or((state.connected_at, state.peer.not_after));
+            let holder = Holder::Workload(key.id.to_string(), key.instance.to_string());
+            Life { holder, not_before, not_after }
+        });
+        let authority = root.into_iter().chain([own(Holder::Intermediate, &status.issuing)]);
+        certificate_end::ending(authority.chain(workloads), now)
+    }
+
     fn turn(&self, detectors: &mut Detectors, now_ms: u64) {
         let slice = self.ledger.cut(now_ms);
-        let signals = detectors.look(&slice);
+        let mut signals = detectors.look(&slice);
+        signals.extend(self.ending(now_ms));
         for signal in &signals {
             tracing::debug!(detector = %signal.subject.detector, sentence = signal.sentence, "unusual");
         }

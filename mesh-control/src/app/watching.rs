@@ -34,6 +34,7 @@ pub(super) fn start(control: &Control, tasks: &mut Tasks) {
         ledger: control.ledger.clone(),
         alarms: control.alarms.clone(),
         mesh: control.mesh.clone(),
+        authority: control.authority.clone(),
     };
     tasks.add("the lookout", lookout.run(stop.clone()));
     tasks.add("the couriers of alarms", courier::run(control.alarms.clone(), control.mesh.watch(), stop));
