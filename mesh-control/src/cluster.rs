@@ -11,6 +11,7 @@
 mod follow;
 mod leader;
 pub(crate) mod names;
+mod notes;
 pub(crate) mod ours;
 pub(crate) mod peers;
 pub(crate) mod seal;
@@ -27,6 +28,7 @@ mod watch;
 pub(crate) use follow::{Followed, Publish};
 
 use self::watch::Seen;
+use crate::alarm::Alarms;
 use crate::authority::CertificateAuthority;
 use crate::clock;
 use crate::discovery::fanout::Mesh;
@@ -149,6 +151,8 @@ pub(crate) struct Parts {
     pub(crate) store: Arc<dyn Store>,
     /// How resources come into force.
     pub(crate) publish: Publish,
+    /// What is said in Events.
+    pub(crate) alarms: Arc<Alarms>,
     /// Whose roots are published.
     pub(crate) authority: Arc<CertificateAuthority>,
     /// Where its state is kept.
@@ -163,7 +167,7 @@ pub(crate) struct Parts {
 
 /// The cluster's long tasks, by name. They hold nothing that outlives them, so they end by being dropped.
 pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
-    let Parts { cluster, mesh, store, publish, authority, secret, peers, webhook, ready } = parts;
+    let Parts { cluster, mesh, store, publish, alarms, authority, secret, peers, webhook, ready } = parts;
     let (seen, mut tasks) = Seen::begin(&cluster);
     let seen = Arc::new(seen);
     let (places, resources) = (watch_channel(), watch_channel());
@@ -179,6 +183,9 @@ pub(crate) fn start(parts: Parts) -> Vec<(&'static str, BoxFuture<'static, ()>)>
         invalid: invalid.subscribe(),
         leads: leads.subscribe(),
     };
+    let notes =
+        notes::Writer { cluster: cluster.clone(), alarms, mesh: mesh.clone(), leads: leads.subscribe() };
+    tasks.push(("the events of the cluster", Box::pin(notes.run())));
     tasks.push(secret.watch(authority));
     tasks.push(peers.clone().listen(cluster.clone()));
     tasks.push(peers.tell(cluster.clone(), mesh.clone(), store.clone()));

@@ -88,6 +88,7 @@ impl InCluster {
             mesh: control.mesh.clone(),
             store: control.store.clone(),
             publish: publish(control.clone()),
+            alarms: control.alarms.clone(),
             authority: control.authority.clone(),
             secret,
             peers,
