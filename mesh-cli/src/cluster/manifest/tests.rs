@@ -77,3 +77,23 @@ fn system_namespaces_are_never_injected() {
         }
     }
 }
+
+/// Names that the shipped monitors select by are those of the objects.
+#[test]
+fn the_shipped_monitors_find_the_control_plane_and_the_proxies() {
+    let monitors = include_str!("../../../../deploy/monitors/prometheus-operator.yaml");
+    for told in [
+        format!("namespace: {NAMESPACE}"),
+        "port: metrics".to_owned(),
+        "{app.kubernetes.io/name: meshctl, app.kubernetes.io/part-of: meshctl}".to_owned(),
+        format!("{{{}: \"true\"}}", mesh_control::webhook::patch::MESHED),
+        "port: mesh-health".to_owned(),
+    ] {
+        assert!(monitors.contains(&told), "{told}");
+    }
+    let service = service();
+    assert_eq!(service["metadata"]["labels"]["app.kubernetes.io/name"], "meshctl");
+    assert_eq!(service["metadata"]["labels"]["app.kubernetes.io/part-of"], "meshctl");
+    let ports = service["spec"]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|port| port["name"] == "metrics"), "{ports:?}");
+}
