@@ -2,6 +2,7 @@
 //!
 //! Only what is provably unprocessed is tried again: a connection that was not made, or a stream that the peer refused.
 
+use super::connect::ConnectError;
 use super::pool::Lane;
 use super::resolve::Route;
 use crate::balance::ewma::FAILURE;
@@ -9,17 +10,22 @@ use crate::balance::p2c;
 use crate::clock;
 use crate::worker::Random;
 use smallvec::SmallVec;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Instant;
 
 /// Attempts for one request, the first included. Three endpoints that fail in a row are no chance any more.
 pub(crate) const ATTEMPTS_MAX: usize = 3;
+/// Endpoints that may say at once that nobody is there, before that counts as an attempt: when a workload is scaled in, all of
+/// those that go are gone for a moment before anybody is told, and each says so within a round trip.
+pub(crate) const GONE_MAX: usize = 32;
 
 /// The endpoints one request has not failed on yet.
 #[derive(Debug, Default)]
 pub(crate) struct Attempts {
     failed: SmallVec<[Rc<Lane>; 2]>,
     made: usize,
+    gone: usize,
 }
 
 impl Attempts {
@@ -42,6 +48,25 @@ impl Attempts {
             return pick(&route.ready).or_else(|| pick(&route.draining));
         }
         pick(&untried(&route.ready)).or_else(|| pick(&untried(&route.draining)))
+    }
+
+    /// There is no connection to the endpoint.
+    pub(crate) fn not_connected(&mut self, lane: &Rc<Lane>, error: &ConnectError) {
+        match error {
+            ConnectError::Refused { source, .. } if source.kind() == ErrorKind::ConnectionRefused => {
+                self.gone(lane)
+            }
+            _ => self.failed(lane),
+        }
+    }
+
+    /// The endpoint said at once that its application is not there, or nobody is.
+    pub(crate) fn gone(&mut self, lane: &Rc<Lane>) {
+        if self.gone < GONE_MAX {
+            self.gone += 1;
+            self.made = self.made.saturating_sub(1);
+        }
+        self.failed(lane);
     }
 
     /// The endpoint failed this request before it saw any of it.

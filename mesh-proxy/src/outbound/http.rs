@@ -143,7 +143,7 @@ async fn attempt_h1(
             Ok(lease) => lease,
             Err(error) => {
                 log(&error, &route);
-                attempts.failed(&lane);
+                attempts.not_connected(&lane, &error);
                 last = Done { lane: Some(lane), ..Done::refused(error.refusal()) };
                 continue;
             }
@@ -179,10 +179,10 @@ async fn attempt_h1(
                     return last;
                 }
                 // A kept connection may just have been closed: that says nothing about the endpoint.
-                if was_kept && failure.refusal != Refusal::ConnectFailed {
-                    again = Some(lane);
-                } else {
-                    attempts.failed(&lane);
+                match failure.refusal {
+                    Refusal::ConnectFailed => attempts.gone(&lane),
+                    _ if was_kept => again = Some(lane),
+                    _ => attempts.failed(&lane),
                 }
             }
         }

@@ -136,7 +136,7 @@ async fn open(outbound: &Rc<Outbound>, route: &Rc<Route>) -> Result<(Rc<Lane>, O
             Err(error) => {
                 last = error.refusal();
                 log(&error, route);
-                attempts.failed(&lane);
+                attempts.not_connected(&lane, &error);
             }
         }
     }

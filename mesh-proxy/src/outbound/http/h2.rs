@@ -116,7 +116,7 @@ async fn attempt(
             Ok(share) => share,
             Err(error) => {
                 log(&error, &route);
-                attempts.failed(&lane);
+                attempts.not_connected(&lane, &error);
                 last = Done::refused(error.refusal());
                 continue;
             }

@@ -150,17 +150,20 @@ async fn an_unknown_service_is_named_promptly() {
 #[tokio::test]
 async fn a_failed_connect_is_tried_on_another_endpoint() {
     let pair = Pair::start(apps::http1().await, vec![allow("web")]).await;
-    let dead = apps::nobody().await;
-    pair.control.change(|state| {
-        let endpoint = Endpoint {
-            address: dead,
-            identity: Some(id("api")),
-            instance: "api-dead".parse().unwrap(),
-            state: EndpointState::Ready,
-            ports: Default::default(),
-        };
-        state.extra.push(("api".to_owned(), endpoint));
-    });
+    // As many as go at once when a workload is scaled in.
+    for number in 0..9 {
+        let dead = apps::nobody().await;
+        pair.control.change(|state| {
+            let endpoint = Endpoint {
+                address: dead,
+                identity: Some(id("api")),
+                instance: format!("api-dead-{number}").parse().unwrap(),
+                state: EndpointState::Ready,
+                ports: Default::default(),
+            };
+            state.extra.push(("api".to_owned(), endpoint));
+        });
+    }
     pair.control.settled().await;
     for n in 0..20 {
         let answer = get(pair.web.to(), &format!("/{n}"), "api").await;
@@ -171,8 +174,12 @@ async fn a_failed_connect_is_tried_on_another_endpoint() {
 #[tokio::test]
 async fn an_endpoint_whose_application_is_gone_is_passed_over() {
     let pair = Pair::start(apps::http1().await, vec![allow("web")]).await;
-    let gone = Plan { instance: "api-gone", ..serves("api", apps::nobody().await) };
-    let _gone = gone.start(&pair.control).await;
+    // As many as are left alone for a moment when a workload is scaled in.
+    let mut all_gone = Vec::new();
+    for instance in ["api-a", "api-b", "api-c", "api-d", "api-e", "api-f"] {
+        let gone = Plan { instance, ..serves("api", apps::nobody().await) };
+        all_gone.push(gone.start(&pair.control).await);
+    }
     pair.control.settled().await;
     for n in 0..20 {
         let answer = get(pair.web.to(), &format!("/{n}"), "api").await;
