@@ -11,10 +11,37 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+class Busy:
+    """How many requests are being answered."""
+
+    def __init__(self):
+        self.count, self.changed = 0, threading.Condition()
+
+    def __enter__(self):
+        with self.changed:
+            self.count += 1
+
+    def __exit__(self, *_):
+        with self.changed:
+            self.count -= 1
+            self.changed.notify_all()
+
+    def wait_for_none(self, seconds):
+        with self.changed:
+            self.changed.wait_for(lambda: self.count == 0, seconds)
+
+
+busy = Busy()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self):
+        with busy:
+            self.answer_now()
+
+    def answer_now(self):
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         if self.path.startswith("/slow"):
@@ -24,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
+        self.wfile.flush()
 
     do_GET = do_POST = do_PUT = do_DELETE = answer
 
@@ -48,3 +76,4 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown
 print("serving", flush=True)
 server.serve_forever()
 server.server_close()
+busy.wait_for_none(5)

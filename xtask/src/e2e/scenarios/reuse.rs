@@ -70,9 +70,20 @@ fn never_serves(
     Ok(())
 }
 
-/// A pod that may change the node's note of the address that was given last.
+/// A pod that may change its node's note of the address that was given last. No other node takes pods meanwhile.
 struct Keeper<'a> {
     outside: &'a Area<'a>,
+    others: Vec<String>,
+}
+
+impl Drop for Keeper<'_> {
+    fn drop(&mut self) {
+        for node in &self.others {
+            if let Err(error) = self.outside.cluster.told(&["uncordon", node]) {
+                eprintln!("    {node} takes no pods: {error:#}");
+            }
+        }
+    }
 }
 
 impl<'a> Keeper<'a> {
@@ -93,7 +104,14 @@ impl<'a> Keeper<'a> {
         ]);
         outside.apply(&pod.to_string())?;
         outside.told(&["wait", "--for=condition=ready", "pod/keeper", "--timeout=60s"])?;
-        Ok(Self { outside })
+        let own = outside.told(&["get", "pod", "keeper", "-o", "jsonpath={.spec.nodeName}"])?;
+        let nodes = outside.cluster.told(&["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"])?;
+        let mut keeper = Self { outside, others: Vec::new() };
+        for node in nodes.split_whitespace().filter(|node| *node != own) {
+            outside.cluster.told(&["cordon", node])?;
+            keeper.others.push(node.to_owned());
+        }
+        Ok(keeper)
     }
 
     /// Ends an application and starts another on its node until that has its address; gives the address.
