@@ -32,6 +32,9 @@ const DEBIAN: [(&str, &str); 20] = [
     ("ip", "iproute2"),
 ];
 
+/// What the dashboard is looked at with. Not for the pods.
+const BROWSER: [(&str, &str); 1] = [("chromium", "chromium")];
+
 /// What `cargo xtask bench` loads and measures with.
 const LOAD: [(&str, &str); 4] =
     [("wrk", "wrk"), ("h2load", "nghttp2-client"), ("openssl", "openssl"), ("perf", "linux-perf")];
@@ -57,6 +60,7 @@ const COLLECTOR: &str = "integration-tests/collector";
 /// Installs what the tests need.
 pub(crate) fn install() -> Result<()> {
     install_debian(&DEBIAN)?;
+    install_debian(&BROWSER)?;
     install_python()?;
     install_go()
 }

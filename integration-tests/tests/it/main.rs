@@ -4,6 +4,7 @@
 mod alarms;
 mod conformance;
 mod control_plane;
+mod dashboard;
 mod databases;
 mod figures;
 mod floods;

@@ -133,6 +133,7 @@ impl Relay {
         let place = format!("/{}/", self.door.base());
         let body = format!(
             "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>meshctl dashboard</title>\
+             <link rel=\"icon\" href=\"{place}icon.svg\">\
              <p><a href=\"{place}\">To the dashboard</a></p></html>"
         );
         let mut response = Response::new(Full::new(Bytes::from(body)));

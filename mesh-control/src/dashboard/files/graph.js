@@ -84,7 +84,7 @@ export function make_graph(choose) {
       state.shape = shape;
       const is_dense = data.edges.length > DENSE;
       state.size = is_dense ? NARROW : ROOMY;
-      mark(drawing, "class", is_dense ? "dense" : null);
+      drawing.classList.toggle("dense", is_dense);
       Object.assign(state, layout(data.nodes, data.edges, state.size));
       state.fresh = true;
     }
@@ -98,8 +98,24 @@ export function make_graph(choose) {
       else resize();
     }
     if (!state.items.has(state.stop)) set_stop(first_stop());
+    fade(chosen);
     mark(drawing, "aria-label", `${plural(data.nodes.length, "service")}, ${plural(data.edges.length, "connection")}. Arrow keys lead along the calls, Enter shows details. The same stands in the table below.`);
     return box;
+  }
+
+  /** What has nothing to do with what is chosen steps back. */
+  function fade(chosen) {
+    const near = new Set();
+    for (const edge of chosen ? state.data.edges : []) {
+      if (chosen !== `e:${edge.id}` && chosen !== `n:${edge.from}` && chosen !== `n:${edge.to}`) continue;
+      for (const key of [`e:${edge.id}`, `n:${edge.from}`, `n:${edge.to}`]) near.add(key);
+    }
+    drawing.classList.toggle("faded", near.size > 0);
+    for (const element of [...edges_layer.children, ...nodes_layer.children]) {
+      const is_near = near.has(element.dataset.key);
+      element.classList.toggle("near", is_near);
+      element.label?.classList.toggle("near", is_near);
+    }
   }
 
   // Boxes.
@@ -163,7 +179,7 @@ export function make_graph(choose) {
   /** A line and its label look alike. */
   function warm(element, is_hot) {
     element.hot = is_hot;
-    for (const part of [element, element.label]) mark(part, "class", `${element.look}${is_hot ? " hot" : ""}`);
+    for (const part of [element, element.label]) part.classList.toggle("hot", is_hot);
     if (is_hot) pills_layer.append(element.label);
   }
 

@@ -6,7 +6,7 @@
 
 /** Places of calls in ranks that they pass; beyond, they are drawn straight. */
 const PASSING_MAX = 3000;
-/** Services without calls stand below, in as many columns as this. */
+/** Services without calls stand below, in as many columns as fit, at least this many. */
 const COLUMNS = 4;
 
 /**
@@ -26,15 +26,16 @@ export function layout(nodes, edges, size) {
   const lines = new Map();
   for (const edge of edges) lines.set(edge.id, line(edge, ways.get(edge.id), places, size));
   const lonely = ids.filter((id) => !called.has(id));
+  const columns = Math.max(COLUMNS, Math.floor((width + 28) / (size.width + 28)));
   const below = height ? height + size.down * 1.5 : 0;
   lonely.forEach((id, index) => {
-    const column = index % COLUMNS;
+    const column = index % columns;
     const x = column * (size.width + 28);
-    const y = below + Math.floor(index / COLUMNS) * (size.height + size.down);
-    places.set(id, { x, y, rank: column, at: 1e6 + Math.floor(index / COLUMNS) });
+    const y = below + Math.floor(index / columns) * (size.height + size.down);
+    places.set(id, { x, y, rank: column, at: 1e6 + Math.floor(index / columns) });
   });
-  const lonely_rows = Math.ceil(lonely.length / COLUMNS);
-  const across = Math.min(lonely.length, COLUMNS) * (size.width + 28) - 28;
+  const lonely_rows = Math.ceil(lonely.length / columns);
+  const across = Math.min(lonely.length, columns) * (size.width + 28) - 28;
   return {
     places,
     lines,
