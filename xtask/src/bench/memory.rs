@@ -64,11 +64,13 @@ pub(super) fn measure(entry: &Entry, folder: &Path, backend: &Backend, steps: &[
                     break;
                 }
                 let opened = load::open_idle(address, word, connections, &mut idle).await;
+                tokio::time::sleep(SETTLE).await;
                 if let Err(error) = opened {
+                    // What could be opened tells what one more costs.
                     sample.gaps.push(format!("{kind}, {connections} connections: {error:#}"));
+                    sample.resident.push(resident(kind, idle.len(), &contestant));
                     break;
                 }
-                tokio::time::sleep(SETTLE).await;
                 sample.resident.push(resident(kind, connections, &contestant));
             }
             Ok(())
@@ -140,11 +142,32 @@ pub(super) fn text(samples: &[(String, Sample)]) -> String {
         if let Some(ms) = sample.ready_after_certificate_ms {
             _ = writeln!(text, "{name}: ready {ms:.0} ms after its certificate was there");
         }
+        for line in each_connection(sample) {
+            _ = writeln!(text, "{name}: {line}");
+        }
         for gap in &sample.gaps {
             _ = writeln!(text, "!! {name}: {gap}");
         }
     }
     text
+}
+
+/// What one more idle connection costs each side, from the fewest to the most that were open.
+fn each_connection(sample: &Sample) -> Vec<String> {
+    let of = |kind: &str| -> Option<String> {
+        let moments: Vec<&Resident> = sample.resident.iter().filter(|one| one.kind == kind).collect();
+        let (few, many) = (moments.first()?, moments.last()?);
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let more = many.connections.checked_sub(few.connections).filter(|more| *more > 0)? as f64;
+        let sides =
+            few.mb.iter().zip(&many.mb).map(|(few, many)| format!("{:.1}", (many - few) * 1024.0 / more));
+        let sides = sides.collect::<Vec<_>>().join(" / ");
+        Some(format!(
+            "{sides} KiB for each {kind} connection from {} to {}",
+            few.connections, many.connections
+        ))
+    };
+    ["http", "tcp"].into_iter().filter_map(of).collect()
 }
 
 #[cfg(test)]
@@ -157,11 +180,21 @@ mod tests {
         let sample = Sample {
             ready_ms: 41.0,
             ready_after_certificate_ms: Some(12.0),
-            resident: vec![moment("", 0, vec![9.0, 8.5]), moment("tcp", 1000, vec![20.0, 21.0])],
+            resident: vec![
+                moment("", 0, vec![9.0, 8.5]),
+                moment("tcp", 1000, vec![20.0, 21.0]),
+                moment("tcp", 2024, vec![24.0, 26.0]),
+            ],
             gaps: vec!["tcp, 5000 connections: refused".to_owned()],
         };
         let text = text(&[("mesh".to_owned(), sample)]);
-        for part in ["9.0 / 8.5", "1000 idle tcp", "ready 12 ms after", "!! mesh: tcp, 5000"] {
+        for part in [
+            "9.0 / 8.5",
+            "1000 idle tcp",
+            "ready 12 ms after",
+            "!! mesh: tcp, 5000",
+            "4.0 / 5.0 KiB for each tcp",
+        ] {
             assert!(text.contains(part), "{part:?} is not in {text}");
         }
     }
