@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Top(command::top::TopArgs),
     /// Draws who calls whom: SVG, DOT or JSON
     Graph(command::graph::GraphArgs),
+    /// Lists single requests: all that were refused or failed, a sample of those that passed
+    Logs(command::logs::LogsArgs),
     /// Shows what deviates from strict mTLS and default deny, and how to mend it
     Posture(command::posture::PostureArgs),
     /// Shows what is unusual: alarms, acknowledgements, silences, sinks
@@ -153,6 +155,7 @@ async fn dispatch_with(typed: Command, session: &Session) -> Result<Exit, Failur
         Command::Edges(args) => command::edges::run(args, session).await,
         Command::Stat(args) => command::stat::run(args, session).await,
         Command::Top(args) => command::top::run(args, session).await,
+        Command::Logs(args) => command::logs::run(args, session).await,
         Command::Posture(args) => command::posture::run(args, session).await,
         Command::Alerts(args) => command::alerts::run(args, session).await,
         Command::Dashboard(args) => command::dashboard::run(args, session).await,

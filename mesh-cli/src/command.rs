@@ -23,6 +23,7 @@ pub(crate) mod identity;
 pub(crate) mod inject;
 pub(crate) mod install;
 pub(crate) mod join;
+pub(crate) mod logs;
 pub(crate) mod posture;
 pub(crate) mod restore;
 pub(crate) mod rollback;

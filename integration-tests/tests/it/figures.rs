@@ -84,6 +84,9 @@ fn figures_are_those_of_the_requests_sent() {
     assert!(first.starts_with("reader") && first.contains("files"), "{top}");
 
     draws(&world);
+    let logs = world.told(&["logs", "--verdict", "denied", "--from", "stranger", "--limit", "0"]);
+    assert_eq!(logs.matches("  no_rule_allows").count(), 7, "{logs}");
+    assert!(logs.lines().all(|line| line.contains("denied  stranger -> files:")), "{logs}");
 
     world.kill_control();
     world.start_control();

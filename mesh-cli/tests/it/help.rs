@@ -27,6 +27,7 @@ const COMMANDS: &[&[&str]] = &[
     &["top"],
     &["graph"],
     &["posture"],
+    &["logs"],
     &["alerts"],
     &["alerts", "ack"],
     &["alerts", "silence"],
