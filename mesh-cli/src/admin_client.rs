@@ -6,6 +6,8 @@
 use crate::cluster::access::Cluster;
 use crate::cluster::session;
 use crate::failure::{Failure, Kind, chain};
+use crate::output;
+use futures_util::future::join_all;
 use hyper_util::rt::TokioIo;
 use mesh_proto::wire::v1;
 use std::fmt;
@@ -25,27 +27,51 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// A connection to the control plane's admin API.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct AdminClient {
     place: Place,
     channel: Channel,
     bearer: Bearer,
+    /// Which replica that is; empty on this machine, where there is one.
+    name: String,
+    /// The other replicas of a cluster's control plane.
+    others: Vec<Other>,
 }
 
+/// A replica beside the one that is asked.
+#[derive(Clone, Debug)]
+struct Other {
+    name: String,
+    /// Its channel, or why there is none.
+    channel: Result<Channel, String>,
+}
+
+/// What one replica has answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer<T> {
+    /// Its pod; empty on this machine.
+    pub(crate) replica: String,
+    /// The answer.
+    pub(crate) value: T,
+}
+
+/// The generated client.
+pub(crate) type Api = v1::admin_client::AdminClient<InterceptedService<Channel, Bearer>>;
+
 /// Where a control plane is.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone)]
 pub(crate) enum Place {
     /// On this machine, behind a socket.
     Local(PathBuf),
-    /// On a cluster, by its name.
-    Cluster(String),
+    /// On a cluster.
+    Cluster(Cluster),
 }
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local(socket) => write!(f, "{}", socket.display()),
-            Self::Cluster(name) => write!(f, "cluster {name}"),
+            Self::Cluster(cluster) => write!(f, "cluster {}", cluster.name),
         }
     }
 }
@@ -82,29 +108,102 @@ impl AdminClient {
             .connect_with_connector(connector)
             .await
             .map_err(|error| unreachable(socket, &io::Error::other(chain(&error))))?;
-        Ok(Self { place: Place::Local(socket.to_owned()), channel, bearer: Bearer(None) })
+        let place = Place::Local(socket.to_owned());
+        Ok(Self { place, channel, bearer: Bearer(None), name: String::new(), others: Vec::new() })
     }
 
-    /// Connects to the control plane of a cluster, as the user of its kubeconfig.
+    /// Connects to the control plane of a cluster, as the user of its kubeconfig: to each of its replicas.
     ///
     /// # Errors
     /// No control plane is ready, or this user may not.
     pub(crate) async fn connect_to_cluster(cluster: &Cluster) -> Result<Self, Failure> {
-        let channel = session::channel(cluster).await?;
-        let token = session::token(cluster).await?;
-        let mut value: AsciiMetadataValue = format!("Bearer {token}")
+        let names = session::replicas(cluster).await?;
+        let channels = names.iter().map(|name| session::channel(cluster, name));
+        let (channels, token) = tokio::join!(join_all(channels), session::token(cluster));
+        let mut value: AsciiMetadataValue = format!("Bearer {}", token?)
             .parse()
             .map_err(|_| Failure::failed("the API server gave the session a name that is none"))?;
         value.set_sensitive(true);
-        let place = Place::Cluster(cluster.name.clone());
-        Ok(Self { place, channel, bearer: Bearer(Some(value)) })
+        let place = Place::Cluster(cluster.clone());
+        let (mut own, mut others, mut refused) = (None, Vec::new(), None);
+        for (name, channel) in names.into_iter().zip(channels) {
+            match channel {
+                Ok(channel) if own.is_none() => own = Some((name, channel)),
+                Ok(channel) => others.push(Other { name, channel: Ok(channel) }),
+                Err(failure) => {
+                    others.push(Other { name, channel: Err(failure.message.clone()) });
+                    refused = Some(failure);
+                }
+            }
+        }
+        let absent = || Failure::new(Kind::Unreachable, "no control plane is ready").next("meshctl status");
+        let (name, channel) = own.ok_or_else(|| refused.unwrap_or_else(absent))?;
+        Ok(Self { place, channel, bearer: Bearer(Some(value)), name, others })
     }
 
-    /// The generated client; answers go through [`AdminClient::answer`].
-    pub(crate) fn api(&self) -> v1::admin_client::AdminClient<InterceptedService<Channel, Bearer>> {
-        v1::admin_client::AdminClient::with_interceptor(self.channel.clone(), self.bearer.clone())
+    /// The cluster whose control plane it is; `None` on this machine.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        match &self.place {
+            Place::Local(_) => None,
+            Place::Cluster(cluster) => Some(cluster),
+        }
+    }
+
+    /// The generated client of the replica that remembers the most; answers go through [`AdminClient::answer`].
+    pub(crate) fn api(&self) -> Api {
+        self.api_of(&self.channel)
+    }
+
+    fn api_of(&self, channel: &Channel) -> Api {
+        v1::admin_client::AdminClient::with_interceptor(channel.clone(), self.bearer.clone())
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Asks every replica. One that does not answer beside one that does is told of on standard error.
+    ///
+    /// # Errors
+    /// The first replica's refusal, when none has answered.
+    pub(crate) async fn everywhere<T>(
+        &self,
+        ask: impl AsyncFn(Api) -> Result<T, Status>,
+    ) -> Result<Vec<Answer<T>>, Failure> {
+        let (mut answers, mut refused) = (Vec::new(), Vec::new());
+        for Answer { replica, value } in self.each(ask).await {
+            match value {
+                Ok(value) => answers.push(Answer { replica, value }),
+                Err(failure) => refused.push((replica, failure)),
+            }
+        }
+        if answers.is_empty() {
+            let first = refused.into_iter().next().map(|(_, failure)| failure);
+            return Err(first.unwrap_or_else(|| Failure::failed("no control plane was asked")));
+        }
+        for (replica, failure) in &refused {
+            output::warn(&output::clean(&format!(
+                "what only control plane {replica} knows is missing: {}",
+                failure.message.lines().next().unwrap_or_default()
+            )));
+        }
+        Ok(answers)
+    }
+
+    /// Asks every replica; each one's answer, the one first that remembers the most.
+    pub(crate) async fn each<T>(
+        &self,
+        ask: impl AsyncFn(Api) -> Result<T, Status>,
+    ) -> Vec<Answer<Result<T, Failure>>> {
+        let ask = &ask;
+        let own = (self.name.clone(), Ok(self.channel.clone()));
+        let others = self.others.iter().map(|other| (other.name.clone(), other.channel.clone()));
+        let asked = std::iter::once(own).chain(others).map(|(name, channel)| async move {
+            let answer = match channel {
+                Ok(channel) => ask(self.api_of(&channel)).await.map_err(|status| self.refused(&status)),
+                Err(problem) => Err(Failure::new(Kind::Unreachable, problem)),
+            };
+            Answer { replica: name, value: answer }
+        });
+        join_all(asked).await
     }
 
     /// Unwraps an answer, or tells the refusal in words.

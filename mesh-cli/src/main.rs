@@ -13,6 +13,7 @@ mod duration;
 mod failure;
 mod output;
 mod processes;
+mod replicas;
 mod session;
 
 use clap::Parser;

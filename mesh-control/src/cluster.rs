@@ -6,7 +6,7 @@
 //! # Replicas
 //! Any replica serves any proxy. What all have in common: the objects (the API server), the authority (`secret`), how far each
 //! proxy is (`peers`). What each has of its own: the history in its store, with its own count of revisions, and what
-//! the proxies that it serves have reported, so that edges, decisions and events are those of one replica.
+//! the proxies that it serves have reported; `meshctl` asks all replicas for these and puts the answers together.
 
 mod follow;
 mod leader;

@@ -5,6 +5,11 @@
 //! `{"web/readiness": {"http": {"port": 8080, "path": "/ok"}, "timeoutSeconds": 1}}`. The proxy sends the very request
 //! that the kubelet would have sent, to the pod's own address. Only what is listed there can be asked, so that the
 //! health port is no way around the access policy.
+//!
+//! An application that serves HTTPS is asked by HTTPS, and its certificate is believed whatever it says, as the kubelet does: the
+//! connection never leaves the pod, and nothing but a status comes back.
+
+mod gullible;
 
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -14,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Redirects that the kubelet follows count as success; the answer's body is only shown, and the kubelet shows 10 KiB.
@@ -48,6 +54,17 @@ fn one() -> u32 {
 pub enum Asks {
     /// `httpGet`: any status from 200 to 399 is well.
     Http {
+        /// The port.
+        port: u16,
+        /// The path, with its query.
+        #[serde(default = "root")]
+        path: String,
+        /// Fields to send; `Host` among them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        headers: Vec<(String, String)>,
+    },
+    /// The same over TLS.
+    Https {
         /// The port.
         port: u16,
         /// The path, with its query.
@@ -107,7 +124,14 @@ impl Probes {
         let patience = Duration::from_secs(u64::from(probe.timeout_seconds.max(1)));
         let asking = async {
             match &probe.asks {
-                Asks::Http { port, path, headers } => http(SocketAddr::new(ip, *port), path, headers).await,
+                Asks::Http { port, path, headers } => {
+                    let to = SocketAddr::new(ip, *port);
+                    judged(to, path, http(TcpStream::connect(to).await, to, path, headers).await)
+                }
+                Asks::Https { port, path, headers } => {
+                    let to = SocketAddr::new(ip, *port);
+                    judged(to, path, http(gullible::connect(to).await, to, path, headers).await)
+                }
                 Asks::Tcp { port } => match TcpStream::connect((ip, *port)).await {
                     Ok(_) => Finding { is_well: true, said: "it accepts".to_owned() },
                     Err(error) => Finding::ill(format!("port {port}: {error}")),
@@ -120,33 +144,51 @@ impl Probes {
     }
 }
 
-async fn http(to: SocketAddr, path: &str, headers: &[(String, String)]) -> Finding {
-    let sent = async {
-        let stream = TcpStream::connect(to).await.map_err(|error| error.to_string())?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
-        let request = get(to, path, headers)?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let status = response.status();
-            let body = http_body_util::Limited::new(response.into_body(), SHOWN_BYTES_MAX);
-            // Only shown: a longer or broken body changes nothing.
-            let shown = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-            Ok::<_, String>((status, String::from_utf8_lossy(&shown).into_owned()))
-        };
-        let mut exchange = std::pin::pin!(exchange);
-        let mut connection = std::pin::pin!(connection);
-        // The connection is driven beside the exchange and dropped with it; its own end before is an error of the exchange.
-        tokio::select! {
-            done = &mut exchange => done,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(error.to_string()),
-            },
-        }
+/// The status and the beginning of the body of an answer over this connection.
+async fn http<S>(
+    connected: std::io::Result<S>,
+    to: SocketAddr,
+    path: &str,
+    headers: &[(String, String)],
+) -> Result<(StatusCode, String), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let stream = connected.map_err(|error| error.to_string())?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
+    let request = get(to, path, headers)?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let body = http_body_util::Limited::new(response.into_body(), SHOWN_BYTES_MAX);
+        // Only shown: a longer or broken body changes nothing.
+        let shown = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        Ok((status, String::from_utf8_lossy(&shown).into_owned()))
     };
-    match sent.await {
+    beside(exchange, connection).await
+}
+
+/// Drives a connection beside the exchange over it and drops it afterwards; its own error before is one of the exchange.
+async fn beside<T>(
+    exchange: impl Future<Output = Result<T, String>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> Result<T, String> {
+    let mut exchange = std::pin::pin!(exchange);
+    let mut connection = std::pin::pin!(connection);
+    // Both live on until the exchange is over, so nothing is lost where a branch is not taken.
+    tokio::select! {
+        done = &mut exchange => done,
+        ended = &mut connection => match ended {
+            Ok(()) => exchange.await,
+            Err(error) => Err(error.to_string()),
+        },
+    }
+}
+
+/// What the kubelet would make of an answer.
+fn judged(to: SocketAddr, path: &str, answer: Result<(StatusCode, String), String>) -> Finding {
+    match answer {
         Ok((status, said)) => {
             let is_well = (200..400).contains(&status.as_u16());
             Finding { is_well, said: format!("{}\n{said}", status.as_u16()) }
@@ -189,15 +231,7 @@ async fn grpc(to: SocketAddr, service: &str) -> Finding {
             let body = http_body_util::Limited::new(response.into_body(), GRPC_ANSWER_BYTES_MAX);
             Ok(body.collect().await.map_err(|error| error.to_string())?.to_bytes())
         };
-        let mut exchange = std::pin::pin!(exchange);
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            done = &mut exchange => done,
-            ended = &mut connection => match ended {
-                Ok(()) => exchange.await,
-                Err(error) => Err(error.to_string()),
-            },
-        }
+        beside(exchange, connection).await
     };
     match asked.await {
         // An uncompressed message (flag, length) whose field 1, a varint, is SERVING.
@@ -277,6 +311,38 @@ mod tests {
             assert!(asked.starts_with("GET /ok?x=1 HTTP/1.1\r\n"), "{asked}");
             assert!(asked.contains("x-a: b") && asked.contains("host: shop"), "{asked}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_https_probe_believes_any_certificate_and_asks_the_same() {
+        mesh_ca::install_crypto();
+        let made = rcgen::generate_simple_self_signed(["elsewhere.example".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        for (answer, is_well) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", true),
+            ("HTTP/1.1 503 Oh\r\ncontent-length: 0\r\n\r\n", false),
+        ] {
+            let listener = TcpListener::bind((HERE, 0)).await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let acceptor = acceptor.clone();
+            let serving = tokio::spawn(async move {
+                let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut asked = vec![0; 4096];
+                let read = stream.read(&mut asked).await.unwrap();
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                String::from_utf8_lossy(&asked[..read]).into_owned()
+            });
+            let probes = probes(r#"{"web/livez": {"https": {"port": PORT, "path": "/ok"}}}"#, port);
+            let finding = probes.ask("web/livez", HERE).await.unwrap();
+            assert_eq!(finding.is_well, is_well, "{finding:?}");
+            assert!(serving.await.unwrap().starts_with("GET /ok HTTP/1.1\r\n"));
+        }
+        let (port, _) = application("HTTP/1.1 200 OK\r\n\r\n").await;
+        let probes = probes(r#"{"web/livez": {"https": {"port": PORT}}}"#, port);
+        assert!(!probes.ask("web/livez", HERE).await.unwrap().is_well, "it does not speak TLS");
     }
 
     #[tokio::test]

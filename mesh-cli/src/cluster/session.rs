@@ -23,16 +23,27 @@ const ADMIN_PORT: u16 = 15_010;
 /// A port-forward through the API server and the node.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens a channel to a control plane that is ready.
+/// The control planes that are ready, by their pods' names, the oldest first: it remembers the most.
 ///
 /// # Errors
-/// No pod is ready, or it cannot be reached with this user's rights.
-pub(crate) async fn channel(cluster: &Cluster) -> Result<Channel, Failure> {
+/// None is ready.
+pub(crate) async fn replicas(cluster: &Cluster) -> Result<Vec<String>, Failure> {
     let pods = ready::pods(cluster).await?;
-    let Some(name) = pods.iter().find(|pod| ready::is_ready(pod)).and_then(|pod| pod.metadata.name.clone())
-    else {
-        return Err(none_ready(cluster, &pods));
-    };
+    let mut found: Vec<&Pod> = pods.iter().filter(|pod| ready::is_ready(pod)).collect();
+    found.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone(), pod.metadata.name.clone()));
+    let names: Vec<String> = found.iter().filter_map(|pod| pod.metadata.name.clone()).collect();
+    match names.is_empty() {
+        true => Err(none_ready(cluster, &pods)),
+        false => Ok(names),
+    }
+}
+
+/// Opens a channel to the control plane in this pod.
+///
+/// # Errors
+/// It cannot be reached with this user's rights, or does not answer.
+pub(crate) async fn channel(cluster: &Cluster, pod: &str) -> Result<Channel, Failure> {
+    let name = pod.to_owned();
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), NAMESPACE);
     // Once by hand first: tonic wraps the API server's refusal so deeply that its words are lost.
     let first = api.portforward(&name, &[ADMIN_PORT]).await;
@@ -60,7 +71,7 @@ pub(crate) async fn channel(cluster: &Cluster) -> Result<Channel, Failure> {
         .map_err(|error| {
             Failure::new(
                 Kind::Unreachable,
-                format!("the control plane on cluster {} does not answer: {}", cluster.name, chain(&error)),
+                format!("control plane {pod} on cluster {} does not answer: {}", cluster.name, chain(&error)),
             )
             .next("meshctl status")
         })

@@ -1,16 +1,19 @@
 //! `meshctl alerts`: alarms that burn, and what people say to them.
 
 use super::edges::short;
+use crate::admin_client::Api;
 use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, Grid, Tone};
 use crate::processes::{self, Signals};
+use crate::replicas::{self, Alarms};
 use crate::session::Session;
 use clap::{Args, Subcommand};
 use mesh_proto::wire::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tonic::Response;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -194,16 +197,21 @@ async fn act(session: &Session, request: v1::AlarmActRequest) -> Result<Exit, Fa
         done: String,
     }
     let client = session.admin().await?;
-    let done = client.answer(client.api().alarm_act(request).await)?.done;
+    let ask = async |mut api: Api| api.alarm_act(request.clone()).await.map(Response::into_inner);
+    let done = match request.action.as_str() {
+        // Whoever raises the alarm must know of it, and that may be any replica.
+        "silence" => client.everywhere(ask).await?.pop().map(|answer| answer.value).unwrap_or_default(),
+        _ => replicas::any(&client, ask).await?,
+    }
+    .done;
     output::print_value(session.format, &Done { done: done.clone() }, || output::clean(&done))?;
     Ok(Exit::Done)
 }
 
 async fn ask(session: &Session, request: v1::AlarmsRequest) -> Result<Alerts, Failure> {
     let client = session.admin().await?;
-    let mut stream = client.answer(client.api().alarms(request).await)?;
-    let first = stream.message().await.map_err(|status| client.refused(&status))?;
-    Ok(Alerts::from(first.unwrap_or_default()))
+    let first = Alarms::begin(&client, request).await?.next().await.transpose();
+    Ok(Alerts::from(first.map_err(|status| client.refused(&status))?.unwrap_or_default()))
 }
 
 async fn show(session: &Session, request: v1::AlarmsRequest) -> Result<Exit, Failure> {
@@ -228,13 +236,13 @@ async fn follow(session: &Session) -> Result<Exit, Failure> {
     let client = session.admin().await?;
     let mut signals = Signals::take()?;
     let request = v1::AlarmsRequest { follow: true, resolved: true };
-    let mut stream = client.answer(client.api().alarms(request).await)?;
+    let mut stream = Alarms::begin(&client, request).await?;
     let mut told: BTreeMap<String, (String, String, String)> = BTreeMap::new();
     let mut is_first = true;
     loop {
         // Cancel safe: a message that is not taken stays in the stream, a signal in its own.
         let message = tokio::select! {
-            message = stream.message() => message,
+            message = stream.next() => message,
             signal = signals.next() => {
                 if processes::asks_to_end(signal) {
                     return Ok(Exit::Done);
@@ -242,7 +250,7 @@ async fn follow(session: &Session) -> Result<Exit, Failure> {
                 continue;
             }
         };
-        let Some(message) = message.map_err(|status| client.refused(&status))? else {
+        let Some(message) = message.transpose().map_err(|status| client.refused(&status))? else {
             return Err(Failure::failed("the control plane has ended the stream").next("meshctl status"));
         };
         let mut alarms: Vec<AlarmOut> = message.alarms.into_iter().map(AlarmOut::from).collect();

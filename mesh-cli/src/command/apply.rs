@@ -11,7 +11,9 @@ use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::session::Session;
 use clap::Args;
+use mesh_proto::resource::{self, SourceDocument};
 use mesh_proto::wire::v1;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +24,8 @@ Examples:
   meshctl apply -f policy.yaml --dry-run        # checks, and shows the differences
   kustomize build . | meshctl apply -f -        # from standard input
 
-All documents are applied, or none.";
+All documents are applied, or none. On a cluster they become its objects, as kubectl apply would make
+them, under your own rights.";
 
 /// What `apply` is told.
 #[derive(Args, Debug)]
@@ -50,8 +53,24 @@ pub(crate) async fn run(args: ApplyArgs, session: &Session) -> Result<Exit, Fail
     let depth = if args.recursive { files::Depth::Recursive } else { files::Depth::Flat };
     let documents = files::read(&args.files, depth)?;
     let client = session.admin().await?;
+    let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
+    if let Some(cluster) = client.cluster() {
+        let by_key = by_key(&documents);
+        let request = v1::ApplyRequest { documents, dry_run: true };
+        let judged = client.answer(client.api().apply(request).await)?;
+        let wanted = receipt::Wanted { what, wait: args.wait };
+        return receipt::finish_on(cluster, session.format, (judged, &by_key), wanted).await;
+    }
     let request = v1::ApplyRequest { documents, dry_run: args.dry_run };
     let response = client.answer(client.api().apply(request).await)?;
-    let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
     receipt::finish(&client, session.format, response, receipt::Wanted { what, wait: args.wait }).await
+}
+
+/// Documents in canonical form by what they are about; they were parsed before.
+fn by_key(documents: &[v1::Document]) -> BTreeMap<receipt::Key, String> {
+    let parsed = documents.iter().filter_map(|v1::Document { file, line, yaml }| {
+        let document = SourceDocument { file: file.clone(), line: *line, yaml: yaml.clone() };
+        resource::parse(&document).ok()
+    });
+    parsed.map(|resource| (receipt::key(&resource.key()), resource.to_yaml())).collect()
 }

@@ -8,6 +8,7 @@ use crate::session::Session;
 use clap::Args;
 use mesh_proto::resource::{self, ResourceKey, SourceDocument};
 use mesh_proto::wire::v1;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,9 +57,13 @@ pub(crate) async fn run(args: DeleteArgs, session: &Session) -> Result<Exit, Fai
         })
         .collect();
     let client = session.admin().await?;
-    let response =
-        client.answer(client.api().delete(v1::DeleteRequest { objects, dry_run: args.dry_run }).await)?;
     let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
+    let dry_run = args.dry_run || client.cluster().is_some();
+    let response = client.answer(client.api().delete(v1::DeleteRequest { objects, dry_run }).await)?;
+    if let Some(cluster) = client.cluster() {
+        let wanted = receipt::Wanted { what, wait: args.wait };
+        return receipt::finish_on(cluster, session.format, (response, &BTreeMap::new()), wanted).await;
+    }
     receipt::finish(&client, session.format, response, receipt::Wanted { what, wait: args.wait }).await
 }
 

@@ -8,6 +8,7 @@ use crate::admin_client::AdminClient;
 use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, Grid, Tone};
+use crate::replicas;
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::ops::histogram::Sketch;
@@ -113,8 +114,8 @@ pub(crate) async fn run(args: EdgesArgs, session: &Session) -> Result<Exit, Fail
 
 /// The edges, and what is to be said of the span that they are of.
 async fn ask(client: &AdminClient, since: Option<Duration>) -> Result<(Vec<EdgeOut>, String), Failure> {
-    let totals = client.answer(client.api().edges(v1::EdgesRequest {}).await)?;
-    let totals: Vec<EdgeOut> = totals.edges.into_iter().map(EdgeOut::from).collect();
+    let totals = replicas::edges(client).await?;
+    let totals: Vec<EdgeOut> = totals.into_iter().map(EdgeOut::from).collect();
     let Some(since) = since else { return Ok((totals, String::new())) };
     let span = Span::ask(client, since).await?;
     let remarks = span.remarks();

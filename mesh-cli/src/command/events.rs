@@ -4,8 +4,10 @@ use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format, Tone};
 use crate::processes::{self, Signals};
+use crate::replicas;
 use crate::session::Session;
 use clap::Args;
+use futures_util::StreamExt as _;
 use mesh_proto::wire::v1;
 use serde::Serialize;
 use std::time::Duration;
@@ -123,11 +125,11 @@ pub(crate) async fn run(args: EventsArgs, session: &Session) -> Result<Exit, Fai
         since_ms,
         follow: args.follow,
     };
-    let mut stream = client.answer(client.api().events(request).await)?;
+    let mut stream = replicas::events(&client, request).await?;
     if !args.follow && session.format != Format::Table {
         let mut events: Vec<EventOut> = Vec::new();
-        while let Some(event) = stream.message().await.map_err(|status| client.refused(&status))? {
-            events.push(event.into());
+        while let Some(event) = stream.next().await {
+            events.push(event.map_err(|status| client.refused(&status))?.into());
         }
         output::print_value(session.format, &events, String::new)?;
         return Ok(Exit::Done);
@@ -137,9 +139,10 @@ pub(crate) async fn run(args: EventsArgs, session: &Session) -> Result<Exit, Fai
         let next = tokio::select! {
             // Both are cancel safe: a signal or a message that is not received is kept.
             signal = signals.next() => if processes::asks_to_end(signal) { return Ok(Exit::Done) } else { continue },
-            next = stream.message() => next,
+            next = stream.next() => next,
         };
-        let Some(event) = next.map_err(|status| client.refused(&status))? else { return Ok(Exit::Done) };
+        let Some(event) = next else { return Ok(Exit::Done) };
+        let event = event.map_err(|status| client.refused(&status))?;
         let event = EventOut::from(event);
         match session.format {
             Format::Table => output::print(&event.line())?,

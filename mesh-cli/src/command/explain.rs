@@ -2,6 +2,7 @@
 
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Tone};
+use crate::replicas;
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::wire::v1;
@@ -112,13 +113,12 @@ pub(crate) async fn run(args: ExplainArgs, session: &Session) -> Result<Exit, Fa
     let client = session.admin().await?;
     if args.denied {
         let request = v1::DecisionsRequest { limit: args.limit, denied_only: true };
-        let response = client.answer(client.api().decisions(request).await)?;
-        let decisions =
-            Decisions { decisions: response.decisions.into_iter().map(DecisionOut::from).collect() };
+        let found = replicas::decisions(&client, request).await?;
+        let decisions = Decisions { decisions: found.into_iter().map(DecisionOut::from).collect() };
         output::print_value(session.format, &decisions, || decisions_table(&decisions.decisions))?;
         return Ok(Exit::Done);
     }
-    let response = client.answer(client.api().explain(to_request(args)?).await)?;
+    let response = replicas::explain(&client, to_request(args)?).await?;
     let explanation = ExplanationOut::from(response);
     output::print_value(session.format, &explanation, || text(&explanation))?;
     Ok(if explanation.allowed { Exit::Done } else { Exit::Bad })

@@ -9,6 +9,7 @@ use crate::duration;
 use crate::failure::Failure;
 use crate::output::{self, Tone};
 use crate::processes::{self, Signals};
+use crate::replicas;
 use mesh_proto::flows::{OTHERS, Picture, Tally, UNMESHED};
 use mesh_proto::identity::SpiffeId;
 use mesh_proto::wire::v1;
@@ -72,7 +73,7 @@ impl Span {
     pub(crate) async fn ask(client: &AdminClient, wanted: Duration) -> Result<Self, Failure> {
         let window_ms = u64::try_from(wanted.as_millis()).unwrap_or(u64::MAX);
         let request = v1::FlowsRequest { window_ms, until_ms: 0, paths: false };
-        let response = client.answer(client.api().flows(request).await)?;
+        let response = replicas::flows(client, request).await?;
         let v1::FlowsResponse { from_ms, to_ms, flows, paths: _, gaps } = response;
         Ok(Self { wanted, from_ms, to_ms, flows, gaps })
     }

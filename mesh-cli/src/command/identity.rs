@@ -3,6 +3,7 @@
 use super::ca::when;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Grid, Tone};
+use crate::replicas;
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::wire::v1;
@@ -55,9 +56,7 @@ struct IdentityOut {
 pub(crate) async fn run(args: IdentityArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.admin().await?;
     let name = args.name.unwrap_or_default();
-    let response =
-        client.answer(client.api().identities(v1::IdentitiesRequest { name: name.clone() }).await)?;
-    let mut infos = response.identities;
+    let mut infos = replicas::identities(&client, v1::IdentitiesRequest { name: name.clone() }).await?;
     infos.sort_by(|a, b| {
         (&a.spiffe_id, &a.instance, b.issued_ms).cmp(&(&b.spiffe_id, &b.instance, a.issued_ms))
     });

@@ -34,10 +34,21 @@ pub(crate) struct RollbackArgs {
 /// When there is no such revision.
 pub(crate) async fn run(args: RollbackArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.admin().await?;
-    let request = v1::RollbackRequest { revision: args.revision, dry_run: args.dry_run };
+    let dry_run = args.dry_run || client.cluster().is_some();
+    let request = v1::RollbackRequest { revision: args.revision, dry_run };
     let response = client
         .answer(client.api().rollback(request).await)
         .map_err(|failure| failure.next("meshctl history"))?;
     let what = if args.dry_run { changes::What::DryRun } else { changes::What::Made };
+    if let Some(cluster) = client.cluster() {
+        let request = v1::GetRequest { revision: args.revision, ..Default::default() };
+        let were = client.answer(client.api().get(request).await)?.objects;
+        let by_key = were.into_iter().filter_map(|v1::Object { r#ref, yaml, .. }| {
+            let v1::ObjectRef { kind, namespace, name } = r#ref?;
+            Some(((kind, namespace, name), yaml))
+        });
+        let wanted = receipt::Wanted { what, wait: args.wait };
+        return receipt::finish_on(cluster, session.format, (response, &by_key.collect()), wanted).await;
+    }
     receipt::finish(&client, session.format, response, receipt::Wanted { what, wait: args.wait }).await
 }

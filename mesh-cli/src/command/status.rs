@@ -5,10 +5,12 @@ use crate::cluster::health::{self, Health};
 use crate::duration;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Grid, Tone};
+use crate::replicas::{self, Replica, Whole};
 use crate::session::Session;
 use clap::Args;
 use mesh_proto::wire::v1;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -35,7 +37,11 @@ struct StatusOut {
     uptime_ms: u64,
     store: String,
     audit_sequence: u64,
+    /// The control plane's replicas; one on one machine.
+    replicas: Vec<Replica>,
     proxies: Vec<ProxyOut>,
+    /// Pods of namespaces in the mesh that have no proxy, as `namespace/name`; empty on one machine.
+    unmeshed: Vec<String>,
     certificate_authority: Option<CaOut>,
     /// The mesh's parts, where it is that of a cluster.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,6 +59,10 @@ struct ProxyOut {
     state: String,
     refusal: String,
     certificate_expires: String,
+    /// How long it is still good for; 0: expired, or none is known.
+    certificate_left_ms: u64,
+    /// The control plane that it is connected to: a pod; empty on one machine.
+    control_plane: String,
     #[serde(skip)]
     expires_ms: u64,
     version: String,
@@ -68,12 +78,12 @@ struct ProxyOut {
 pub(crate) async fn run(args: StatusArgs, session: &Session) -> Result<Exit, Failure> {
     let StatusArgs {} = args;
     let client = session.admin().await?;
-    let response = client.answer(client.api().status(v1::StatusRequest {}).await)?;
-    let mut status = to_out(response, output::now_ms());
+    let mut status = to_out(replicas::status(&client).await?, output::now_ms());
     if let Some(cluster) = session.meant().await? {
         let health = health::look(&cluster).await?;
         status.problems.extend(health.problems.iter().cloned());
         status.healthy = status.problems.is_empty();
+        status.unmeshed.clone_from(&health.unmeshed_pods);
         status.kubernetes = Some(health);
     }
     output::print_value(session.format, &status, || table(&status))?;
@@ -101,7 +111,8 @@ pub(crate) fn problems(status: &v1::StatusResponse, now_ms: u64) -> Vec<String> 
     problems
 }
 
-fn to_out(response: v1::StatusResponse, now_ms: u64) -> StatusOut {
+fn to_out(whole: Whole, now_ms: u64) -> StatusOut {
+    let Whole { status: response, replicas, served_by } = whole;
     let problems = problems(&response, now_ms);
     let v1::StatusResponse {
         version,
@@ -123,14 +134,16 @@ fn to_out(response: v1::StatusResponse, now_ms: u64) -> StatusOut {
         uptime_ms,
         store,
         audit_sequence,
-        proxies: proxies.into_iter().map(ProxyOut::from).collect(),
+        replicas,
+        proxies: proxies.into_iter().map(|proxy| ProxyOut::of(proxy, &served_by, now_ms)).collect(),
+        unmeshed: Vec::new(),
         certificate_authority: ca.map(CaOut::from),
         kubernetes: None,
     }
 }
 
-impl From<v1::ProxyStatus> for ProxyOut {
-    fn from(proxy: v1::ProxyStatus) -> Self {
+impl ProxyOut {
+    fn of(proxy: v1::ProxyStatus, served_by: &BTreeMap<String, String>, now_ms: u64) -> Self {
         let v1::ProxyStatus {
             instance,
             workload,
@@ -145,6 +158,8 @@ impl From<v1::ProxyStatus> for ProxyOut {
             connected_ms,
         } = proxy;
         Self {
+            certificate_left_ms: svid_expires_ms.saturating_sub(now_ms),
+            control_plane: served_by.get(&instance).cloned().unwrap_or_default(),
             instance,
             workload,
             identity,
@@ -256,6 +271,47 @@ fn components(health: &Health) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What scripts read; documented in mesh-cli/README.md. A key may come, none may go or change its meaning.
+    #[test]
+    fn scripts_find_these_keys() {
+        let proxy =
+            v1::ProxyStatus { instance: "web-1".into(), svid_expires_ms: 5_000, ..Default::default() };
+        let whole = Whole {
+            status: v1::StatusResponse { store: "ok".into(), proxies: vec![proxy], ..Default::default() },
+            replicas: vec![Replica {
+                pod: "c-1".into(),
+                version: "1".into(),
+                revision: 1,
+                uptime_ms: 1,
+                store: "ok".into(),
+                proxies: 1,
+            }],
+            served_by: BTreeMap::from([("web-1".to_owned(), "c-1".to_owned())]),
+        };
+        let out = serde_json::to_value(to_out(whole, 2_000)).unwrap();
+        let keys = |value: &serde_json::Value| {
+            let keys = value.as_object().map(|map| map.keys().cloned().collect::<Vec<_>>());
+            keys.unwrap_or_default().join(" ")
+        };
+        assert_eq!(
+            keys(&out),
+            "audit_sequence certificate_authority healthy problems proxies replicas revision store trust_domain unmeshed \
+             uptime_ms version"
+        );
+        assert_eq!(
+            keys(&out["proxies"][0]),
+            "address certificate_expires certificate_left_ms connected control_plane identity instance lag_ms refusal \
+             revision state version workload"
+        );
+        assert_eq!(keys(&out["replicas"][0]), "pod proxies revision store uptime_ms version");
+        assert_eq!(out["proxies"][0]["certificate_left_ms"], 3_000);
+        assert_eq!(out["proxies"][0]["control_plane"], "c-1");
+        let documented = include_str!("../../README.md");
+        for key in [keys(&out), keys(&out["proxies"][0]), keys(&out["replicas"][0])].join(" ").split(' ') {
+            assert!(documented.contains(&format!("`{key}`")), "{key} is not in mesh-cli/README.md");
+        }
+    }
 
     #[test]
     fn what_makes_a_mesh_degraded() {

@@ -2,9 +2,9 @@
 
 use crate::failure::{Exit, Failure};
 use crate::output;
+use crate::replicas;
 use crate::session::Session;
 use clap::Args;
-use mesh_proto::wire::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(args: VersionArgs, session: &Session) -> Result<Exit, Fa
     if !args.client
         && let Ok(client) = session.admin().await
     {
-        let status = client.answer(client.api().status(v1::StatusRequest {}).await)?;
+        let status = replicas::status(&client).await?.status;
         versions.control = Some(output::clean(&status.version));
         for proxy in &status.proxies {
             let count = versions.proxies.entry(output::clean(&proxy.version)).or_default();

@@ -313,7 +313,9 @@ pub(crate) fn other_domain(catalog: &Catalog, own: &TrustDomain) -> Option<Probl
 fn elsewhere(verb: Verb) -> Status {
     let command = match verb {
         Verb::Delete => "kubectl delete accesspolicies.meshctl.io NAME -n NAMESPACE",
-        Verb::Rollback => "meshctl get KIND/NAMESPACE/NAME --revision N -o yaml | kubectl apply -f -",
+        Verb::Rollback => {
+            "meshctl version   # and take the meshctl of this release, whose rollback writes into the cluster"
+        }
         _ => "kubectl apply -f FILE",
     };
     Status::failed_precondition(format!(

@@ -2,6 +2,7 @@
 
 mod access;
 mod addresses;
+mod administering;
 mod control_plane;
 mod installing;
 mod lifecycle;
@@ -63,6 +64,7 @@ pub(super) fn all() -> Vec<Scenario> {
         reuse::SCENARIOS,
         rollouts::SCENARIOS,
         control_plane::SCENARIOS,
+        administering::SCENARIOS,
         installing::SCENARIOS,
         upgrade::SCENARIOS,
     ]

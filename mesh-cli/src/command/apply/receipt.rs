@@ -2,11 +2,15 @@
 
 use super::changes::{ChangeOut, FindingOut, What};
 use crate::admin_client::AdminClient;
+use crate::cluster::access::Cluster;
+use crate::cluster::resources::{self, Step};
 use crate::duration;
 use crate::failure::{Exit, Failure, Kind};
 use crate::output::{self, Format, Tone};
+use mesh_proto::resource::ResourceKey;
 use mesh_proto::wire::v1;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,8 +40,88 @@ struct Outcome {
     affected_proxies: u32,
     changes: Vec<ChangeOut>,
     findings: Vec<FindingOut>,
+    /// What the API server has made so; 0 where the control plane itself has.
+    #[serde(skip_serializing_if = "is_none")]
+    objects: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<ReceiptOut>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_none(objects: &usize) -> bool {
+    *objects == 0
+}
+
+/// Makes a change of a cluster's resources that the control plane has judged, waits if that was asked, and prints everything.
+/// `documents` has what the objects become, by their key.
+///
+/// # Errors
+/// The API server refuses an object; then nothing was changed.
+pub(crate) async fn finish_on(
+    cluster: &Cluster,
+    format: Format,
+    (response, documents): (v1::ApplyResponse, &BTreeMap<Key, String>),
+    wanted: Wanted,
+) -> Result<Exit, Failure> {
+    let steps = steps(&response.changes, documents)?;
+    let v1::ApplyResponse { revision: _, changes, findings, affected_proxies } = response;
+    let mut outcome = Outcome {
+        revision: 0,
+        dry_run: wanted.what == What::DryRun,
+        affected_proxies,
+        changes: changes.into_iter().map(ChangeOut::from).collect(),
+        findings: findings.into_iter().map(FindingOut::from).collect(),
+        objects: 0,
+        receipt: None,
+    };
+    if wanted.what == What::Made {
+        let begun = output::now_ms();
+        let written = resources::carry_out(cluster, &steps).await?;
+        outcome.objects = steps.len();
+        if let Some(timeout) = wanted.wait {
+            let far = resources::wait(cluster, &written, timeout).await?;
+            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+            outcome.receipt = Some(ReceiptOut {
+                enforced: count(far.done),
+                affected: count(written.len()),
+                elapsed_us: output::now_ms().saturating_sub(begun).saturating_mul(1_000),
+                done: far.waiting.is_empty(),
+                waiting: far.waiting,
+                refused: Vec::new(),
+            });
+        }
+    }
+    output::print_value(format, &outcome, || table(&outcome))?;
+    Ok(if outcome.receipt.as_ref().is_some_and(|receipt| !receipt.done) { Exit::Bad } else { Exit::Done })
+}
+
+/// Kind, namespace and name, as changes bear them.
+pub(crate) type Key = (String, String, String);
+
+/// The key as changes bear it.
+pub(crate) fn key(key: &ResourceKey) -> Key {
+    let namespace = key.namespace.as_ref().map(ToString::to_string).unwrap_or_default();
+    (key.kind.to_string(), namespace, key.name.to_string())
+}
+
+/// What must be done to the cluster's objects.
+fn steps(changes: &[v1::Change], documents: &BTreeMap<Key, String>) -> Result<Vec<Step>, Failure> {
+    let mut steps = Vec::new();
+    for v1::Change { kind, namespace, name, verb, diff: _ } in changes {
+        let key = (kind.clone(), namespace.clone(), name.clone());
+        match (verb.as_str(), documents.get(&key)) {
+            ("unchanged", _) => {}
+            ("deleted", _) => steps.push(Step::Remove(resources::name(kind, namespace, name)?)),
+            (_, Some(yaml)) => steps.push(Step::Write(resources::object(yaml)?)),
+            (_, None) => {
+                return Err(Failure::failed(format!(
+                    "the control plane does not say what {kind} {name} becomes"
+                ))
+                .next("meshctl version"));
+            }
+        }
+    }
+    Ok(steps)
 }
 
 /// Waits if that was asked, and prints everything.
@@ -57,6 +141,7 @@ pub(crate) async fn finish(
         affected_proxies,
         changes: changes.into_iter().map(ChangeOut::from).collect(),
         findings: findings.into_iter().map(FindingOut::from).collect(),
+        objects: 0,
         receipt: None,
     };
     if let Some(timeout) = wanted.wait
@@ -156,6 +241,21 @@ fn table(outcome: &Outcome) -> String {
     let affected = outcome.affected_proxies;
     if outcome.dry_run {
         text.push_str(&format!("nothing was changed; {affected} connected sidecars would be affected\n"));
+    } else if outcome.objects > 0 {
+        text.push_str(&match &outcome.receipt {
+            None => {
+                format!("{} objects changed; meshctl get shows how far they are in force\n", outcome.objects)
+            }
+            Some(receipt) if receipt.done => {
+                let elapsed = duration::show(Duration::from_micros(receipt.elapsed_us));
+                output::paint(Tone::Good, &format!("{} objects in force after {elapsed}\n", outcome.objects))
+            }
+            Some(receipt) => {
+                let rest: Vec<String> =
+                    receipt.waiting.iter().map(|what| format!("\n  {}", output::clean(what))).collect();
+                output::paint(Tone::Bad, "not in force yet:") + &rest.concat() + "\n"
+            }
+        });
     } else if outcome.revision == 0 {
         text.push_str("nothing to change\n");
     } else {

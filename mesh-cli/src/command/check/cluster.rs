@@ -5,7 +5,7 @@ use crate::cluster::access::{Cluster, MINOR_MIN, words};
 use crate::cluster::installation::{is_established, is_trusted, webhooks};
 use crate::cluster::manifest::{self, CONTROL, NAMESPACE};
 use crate::cluster::object::{self, Name};
-use crate::cluster::removal::some;
+use crate::cluster::removal::{TRUST, meshed_pods, some};
 use crate::cluster::values::Values;
 use crate::cluster::{health, permission, ready};
 use k8s_openapi::api::core::v1::{Namespace, Node};
@@ -51,6 +51,8 @@ pub(super) async fn after(cluster: &Cluster) -> Vec<Finding> {
     ];
     found.extend(parts(cluster).await);
     found.extend(control(cluster).await);
+    found.push(trust(cluster).await);
+    found.extend(nodes(cluster).await);
     found.extend(namespaces(cluster).await);
     found
 }
@@ -275,9 +277,19 @@ async fn parts(cluster: &Cluster) -> Vec<Finding> {
         ("sealing key", named("v1", "Secret", Some(NAMESPACE), manifest::SEAL_KEY.0)),
         ("authority", named("v1", "Secret", Some(NAMESPACE), "mesh-authority")),
         ("webhook's certificate", named("v1", "Secret", Some(NAMESPACE), "mesh-webhook")),
+        ("values", named("v1", "ConfigMap", Some(NAMESPACE), manifest::VALUES)),
+        ("rights of replicas", named(rbac, "RoleBinding", Some(NAMESPACE), CONTROL)),
+        ("rights of viewers", named(rbac, "ClusterRole", None, "meshctl-viewer")),
     ];
+    // What vouches for users, where the cluster can.
+    let vouching = manifest::for_version(manifest::objects(&Values::default()), cluster.minor);
+    let vouching = vouching.iter().map(Name::of).filter_map(|name| match name.kind.as_str() {
+        "ValidatingAdmissionPolicy" => Some(("rule for sessions", name)),
+        "ValidatingAdmissionPolicyBinding" => Some(("its binding", name)),
+        _ => None,
+    });
     let mut found = Vec::new();
-    for (about, name) in wanted {
+    for (about, name) in wanted.into_iter().chain(vouching) {
         found.push(match object::find(cluster, &name).await {
             Ok(Some(_)) => Finding::pass(about, name.to_string()),
             Ok(None) => Finding::fail(about, format!("there is no {name}"), INSTALL),
@@ -312,6 +324,42 @@ async fn parts(cluster: &Cluster) -> Vec<Finding> {
         false => Finding::fail("definitions", format!("not served: {}", some(&lacking)), INSTALL),
     });
     found
+}
+
+/// Whether each namespace with meshed pods has the roots that its proxies begin with.
+async fn trust(cluster: &Cluster) -> Finding {
+    const ABOUT: &str = "roots in namespaces";
+    let looked = async {
+        let meshed: std::collections::BTreeSet<String> = meshed_pods(cluster)
+            .await?
+            .iter()
+            .filter_map(|pod| pod.split_once('/').map(|(namespace, _)| namespace.to_owned()))
+            .collect();
+        let mut lacking = Vec::new();
+        for namespace in &meshed {
+            let name = Name {
+                api_version: "v1".to_owned(),
+                kind: "ConfigMap".to_owned(),
+                namespace: Some(namespace.clone()),
+                name: TRUST.to_owned(),
+            };
+            if object::find(cluster, &name).await?.is_none() {
+                lacking.push(namespace.clone());
+            }
+        }
+        Ok::<_, crate::failure::Failure>((meshed.len(), lacking))
+    };
+    match looked.await {
+        Ok((count, lacking)) if lacking.is_empty() => {
+            Finding::pass(ABOUT, format!("{TRUST} is in all {count} with meshed pods"))
+        }
+        Ok((_, lacking)) => Finding::fail(
+            ABOUT,
+            format!("there is no ConfigMap {TRUST} in {}", some(&lacking)),
+            "kubectl --namespace mesh-system rollout restart deployment mesh-control",
+        ),
+        Err(failure) => Finding::skip(ABOUT, failure.message),
+    }
 }
 
 /// The control plane's pods, and the pods of the mesh.

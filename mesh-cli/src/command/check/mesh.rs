@@ -1,14 +1,16 @@
 //! What the control plane says of the running mesh.
 
 use super::Finding;
-use crate::admin_client::AdminClient;
+use crate::admin_client::{AdminClient, Api};
 use crate::cluster::access::Cluster;
 use crate::command::ca::when;
 use crate::command::restore::STORE_NAME;
 use crate::failure::Failure;
 use crate::output;
+use crate::replicas;
 use crate::session::Session;
 use mesh_proto::wire::v1;
+use tonic::Response;
 
 /// A certificate with less than this share of its life left should have been renewed long ago.
 const LIFE_LEFT_MIN_PERCENT: u64 = 15;
@@ -51,10 +53,13 @@ fn failed(about: &'static str, failure: &Failure) -> Finding {
 
 async fn ask(client: &AdminClient) -> Result<Vec<Finding>, Failure> {
     let now = output::now_ms();
-    let status = client.answer(client.api().status(v1::StatusRequest {}).await)?;
-    let audit = client.answer(client.api().audit(v1::AuditRequest { limit: 1, verify: true }).await)?;
+    let whole = replicas::status(client).await?;
+    let status = &whole.status;
+    let verify = v1::AuditRequest { limit: 1, verify: true };
+    let ask = async |mut api: Api| api.audit(verify).await.map(Response::into_inner);
+    let audits = client.everywhere(ask).await?;
     let objects = client.answer(client.api().get(v1::GetRequest::default()).await)?.objects;
-    let edges = client.answer(client.api().edges(v1::EdgesRequest {}).await)?.edges;
+    let edges = replicas::edges(client).await?;
     let mut findings = vec![
         Finding::pass(
             "control plane",
@@ -62,8 +67,8 @@ async fn ask(client: &AdminClient) -> Result<Vec<Finding>, Failure> {
         ),
         version(&status.version),
         store(&status.store),
-        audit_chain(&audit.verified),
     ];
+    findings.extend(audits.iter().map(|audit| audit_chain(&audit.value.verified)));
     let ca = status.ca.clone().unwrap_or_default();
     for root in &ca.roots {
         findings.push(life("root certificate", root, now, "meshctl ca rotate"));

@@ -104,12 +104,6 @@ impl Moving<'_> {
         };
         let text = |field: &str| asks.get(field).and_then(Value::as_str).unwrap_or_default();
         let what = match kind {
-            "httpGet" if text("scheme").eq_ignore_ascii_case("HTTPS") => {
-                self.warnings.push(format!(
-                    "{place}: the proxy does not speak HTTPS to the application; it only looks whether port {port} accepts"
-                ));
-                ("tcp", json!({"port": port}))
-            }
             "httpGet" => {
                 let path = Some(text("path")).filter(|path| !path.is_empty()).unwrap_or("/");
                 let mut http = json!({"port": port, "path": path});
@@ -120,7 +114,8 @@ impl Moving<'_> {
                 if let (false, Some(http)) = (headers.is_empty(), http.as_object_mut()) {
                     http.insert("headers".to_owned(), json!(headers));
                 }
-                ("http", http)
+                let is_secure = text("scheme").eq_ignore_ascii_case("HTTPS");
+                (if is_secure { "https" } else { "http" }, http)
             }
             "grpc" => ("grpc", json!({"port": port, "service": text("service")})),
             _ => ("tcp", json!({"port": port})),

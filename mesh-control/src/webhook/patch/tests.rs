@@ -160,15 +160,18 @@ fn probes_of_all_containers_and_kinds_are_kept_apart() {
 }
 
 #[test]
-fn a_probe_in_tls_or_of_another_machine_is_told_of() {
+fn a_probe_in_tls_stays_one_and_one_of_another_machine_is_told_of() {
     let (after, warnings) = injected(&pod(
         json!({}),
         json!({"livenessProbe": {"httpGet": {"port": 8443, "scheme": "HTTPS", "path": "/ok"}},
                "readinessProbe": {"httpGet": {"port": 80, "host": "10.0.0.1"}}}),
     ));
-    assert_eq!(probes(&after), json!({"app/livez": {"tcp": {"port": 8443}, "timeoutSeconds": 1}}));
+    assert_eq!(
+        probes(&after),
+        json!({"app/livez": {"https": {"port": 8443, "path": "/ok"}, "timeoutSeconds": 1}})
+    );
     assert_eq!(after["spec"]["containers"][0]["readinessProbe"]["httpGet"]["host"], "10.0.0.1");
-    assert!(warnings[0].contains("HTTPS") && warnings[1].contains("host"), "{warnings:?}");
+    assert!(warnings.len() == 1 && warnings[0].contains("host"), "{warnings:?}");
 }
 
 #[test]
