@@ -213,8 +213,8 @@ pub(crate) fn is_own_expiry(not_after: std::time::SystemTime, error: &io::Error)
 /// rustls asks for 4 KiB at a time, four system calls for each record of 16 KiB, and each of them may send an
 /// acknowledgement. Once it got all it asked for, more is read at once and held here for a moment; a connection that gets
 /// less than that, as all do that carry requests, never holds anything. CPU of a pair for bulk, median of four rounds in turn
-/// on a busy machine, before and after: up 1,672 and 1,509 ms for each GB, down 1,635 and 1,436. That was 32 KiB; 64 KiB have
-/// brought down another tenth (see `tunnel`).
+/// on a busy machine, before and after: up 1,672 and 1,509 ms for each GB, down 1,635 and 1,436. That was 32 KiB; 64 KiB together
+/// with larger writes have brought some twentieth more (see `tunnel`).
 #[derive(Debug)]
 pub(crate) struct Prefixed {
     prefix: Vec<u8>,
