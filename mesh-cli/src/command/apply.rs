@@ -24,7 +24,7 @@ Examples:
   meshctl apply -f policy.yaml --dry-run        # checks, and shows the differences
   kustomize build . | meshctl apply -f -        # from standard input
 
-All documents are applied, or none. On a cluster they become its objects, as kubectl apply would make
+All documents are applied, or none. On a cluster they become its objects, as kubectl apply makes
 them, under your own rights.";
 
 /// What `apply` is told.
