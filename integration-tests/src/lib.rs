@@ -17,6 +17,7 @@ pub mod past;
 pub mod process;
 pub mod programs;
 pub mod receivers;
+pub mod scale;
 pub mod soak;
 pub mod wait;
 pub mod world;

@@ -70,6 +70,24 @@ pub(crate) fn test(filter: Option<&str>) -> Result<()> {
     Step::cargo("tests", &args).run()
 }
 
+/// A large mesh of real discovery streams; see `integration_tests::scale`. With the programs as users get them.
+pub(crate) fn scale(proxies: usize, services: usize) -> Result<()> {
+    let build = [
+        "build",
+        "--locked",
+        "--release",
+        "--package",
+        "mesh-cli",
+        "--package",
+        "integration-tests",
+        "--bins",
+    ];
+    Step::cargo("programs of the large mesh", &build).run()?;
+    let (proxies, services) = (proxies.to_string(), services.to_string());
+    let run = ["run", "--locked", "--release", "--package", "integration-tests", "--bin", "mesh-scale", "--"];
+    Step::cargo("the large mesh", &[&run[..], &[&proxies, &services]].concat()).run()
+}
+
 /// Certificates of a minute under load for so long; see `integration_tests::soak`.
 pub(crate) fn soak(minutes: f64, profile: Profile) -> Result<()> {
     programs::install()?;

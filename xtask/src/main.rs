@@ -63,6 +63,16 @@ enum Command {
     Tidy,
     /// Runs each fuzz target under libFuzzer for a while (needs a C++ compiler).
     Fuzz(fuzz::Args),
+    /// A control plane on one core with a thousand proxies that have no data path: CPU, memory, how long changes take, how long a
+    /// restart.
+    Scale {
+        /// How many proxies.
+        #[arg(long, default_value_t = 1_000)]
+        proxies: usize,
+        /// How many services; at least as many.
+        #[arg(long, default_value_t = 2_000)]
+        services: usize,
+    },
     /// Load of every kind while certificates live a minute and the root changes: fails on one failed request.
     Soak {
         /// How long.
@@ -92,6 +102,7 @@ fn main() -> ExitCode {
         .run(),
         Command::Tidy => tidy::run(),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Scale { proxies, services } => ci::scale(proxies, services),
         Command::Soak { minutes, release } => {
             ci::soak(minutes, if release { ci::Profile::Release } else { ci::Profile::Debug })
         }
