@@ -116,7 +116,9 @@ fn rest(world: &mut World) {
     let id = world.control().id();
     let (before, resident) = used(id);
     let resting = Instant::now();
-    std::thread::sleep(REST);
+    while resting.elapsed() < REST {
+        wait::pause();
+    }
     let cpu = (used(id).0 - before) / resting.elapsed().as_secs_f64() * 100.0;
     println!("at rest: {cpu:.1} % of a core, {resident:.0} MB");
 }

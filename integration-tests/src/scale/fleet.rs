@@ -1,5 +1,6 @@
 //! Proxies without a data path.
 
+use crate::wait;
 use crate::world::World;
 use futures_util::stream;
 use mesh_ca::bundle::TrustBundles;
@@ -29,7 +30,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// No update for so long: all have what there is.
 const QUIET: Duration = Duration::from_millis(700);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// What all of them share with the one who measures.
 #[derive(Default)]
@@ -187,7 +187,7 @@ fn until<T>(within: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> 
         if started.elapsed() > within {
             return None;
         }
-        std::thread::sleep(LOOK);
+        wait::pause();
     }
 }
 
