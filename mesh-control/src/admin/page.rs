@@ -1,4 +1,4 @@
-//! What `meshctl dashboard` shows a browser: put together from what the other calls answer. See [`dashboard`].
+//! What `meshctl dashboard` shows a browser: put together from what the other calls answer. See [`crate::dashboard`].
 
 use super::Control;
 use super::query::{ENTRIES_MAX, hex};
