@@ -16,6 +16,7 @@ use mesh_proto::resource::alert_sink::{Delivery, Endpoint, Url};
 use mesh_proto::resource::outside::Tls;
 use mesh_proto::wire::v1;
 use rustls::ClientConfig;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -188,13 +189,22 @@ async fn post(
 /// By TLS it is the receiver's `close_notify` that says so (RFC 5425, 4.4).
 async fn stream(mut stream: Box<dyn Stream>, endpoint: &Endpoint, bytes: Vec<u8>) -> Result<(), Refused> {
     let failed = |error: std::io::Error| again(format!("cannot write to {endpoint}: {error}"));
-    stream.write_all(&bytes).await.map_err(failed)?;
-    stream.shutdown().await.map_err(failed)?;
+    let sent = match stream.write_all(&bytes).await {
+        Ok(()) => stream.shutdown().await,
+        Err(error) => Err(error),
+    };
     let mut rest = [0; 256];
     let closing = async {
         while stream.read(&mut rest).await? > 0 {}
         Ok::<(), std::io::Error>(())
     };
+    if let Err(error) = sent {
+        // Who refuses our certificate says so and closes (RFC 8446, 4.4.2.4); writing only meets the closed connection.
+        return Err(match tokio::time::timeout(CLOSE_DEADLINE, closing).await {
+            Ok(Err(said)) if said.kind() == ErrorKind::InvalidData => failed(said),
+            _ => failed(error),
+        });
+    }
     match tokio::time::timeout(CLOSE_DEADLINE, closing).await {
         // One that never closes has nevertheless acknowledged the bytes, or the kernel would have said so.
         Ok(Ok(())) | Err(_) => Ok(()),
