@@ -1,7 +1,7 @@
 //! What Prometheus and Grafana get: a real Prometheus scrapes a mesh, evaluates the shipped rules and runs the shipped
 //! dashboards' queries.
 
-use integration_tests::applications::{body, http_server, status, succeeded};
+use integration_tests::applications::{body, curl, http_server, status, succeeded};
 use integration_tests::process::Process;
 use integration_tests::world::{World, allow, free_port, loopback};
 use integration_tests::{programs, wait};
@@ -191,6 +191,11 @@ impl Prometheus {
             .arg(format!("--web.listen-address=127.0.0.1:{port}"));
         let process = Process::start("prometheus", folder, &mut command);
         wait::for_listener("prometheus", loopback(port));
+        // It listens before its storage answers.
+        wait::until("Prometheus to be ready", || {
+            let status = curl("%{http_code}", &[&format!("http://127.0.0.1:{port}/-/ready")]);
+            (status == "200").then_some(())
+        });
         Self { _process: process, port }
     }
 
