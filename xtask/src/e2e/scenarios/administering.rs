@@ -48,6 +48,16 @@ fn json(cluster: &Cluster, args: &[&str]) -> Result<Value> {
         .with_context(|| format!("meshctl {}: {} {}", args.join(" "), said.out, said.err))
 }
 
+/// Waits until what earlier scenarios made is gone: a revision of now would bring it back, and a check would find it half gone.
+fn alone(cluster: &Cluster) -> Result<()> {
+    wait::until("the namespaces of earlier scenarios to be gone", Duration::from_secs(120), || {
+        let names = cluster.told(&["get", "namespaces", "-o", "name"])?;
+        let left: Vec<&str> = names.lines().filter(|name| name.starts_with("namespace/e2e-")).collect();
+        ensure!(left.is_empty(), "there are still {left:?}");
+        Ok(())
+    })
+}
+
 fn all_replicas(stage: &Stage<'_>) -> Result<()> {
     const CALLS: u64 = 20;
     let cluster = stage.cluster;
@@ -114,6 +124,7 @@ fn refusals(cluster: &Cluster, area: &Area<'_>) -> Result<()> {
 
 fn rollback(stage: &Stage<'_>) -> Result<()> {
     let cluster = stage.cluster;
+    alone(cluster)?;
     let area = stage.meshed("a")?;
     area.run(&[App::http("web"), App::client("client")])?;
     let folder = tempfile::tempdir()?;
@@ -193,6 +204,7 @@ fn mistakes(stage: &Stage<'_>) -> Result<()> {
 /// Every check has its say: what was found, and what mends it where something is wrong.
 fn checks(stage: &Stage<'_>) -> Result<()> {
     const CHECKS_MIN: usize = 40;
+    alone(stage.cluster)?;
     let checked = json(stage.cluster, &["check"])?;
     let checks = checked["checks"].as_array().context("no checks")?;
     eprintln!("    {} checks", checks.len());
