@@ -21,16 +21,22 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// Clock ticks a second in `/proc/PID/stat`, on every Linux that matters (`sysconf(_SC_CLK_TCK)`).
 const TICKS: f64 = 100.0;
 
-/// CPU seconds and resident MB of a process.
-fn used(id: u32) -> (f64, f64) {
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+/// CPU seconds and resident MB of a process. One that has ended has no figures, and must not be shown as one that takes nothing.
+fn used(id: u32) -> Result<(f64, f64), String> {
+    let read = |file: &str| {
+        let path = format!("/proc/{id}/{file}");
+        std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))
+    };
+    let (stat, status) = (read("stat")?, read("status")?);
     // The name in brackets may hold spaces; utime and stime are the 12th and 13th field after it.
     let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let ticks: f64 = fields.iter().skip(11).take(2).filter_map(|text| text.parse::<f64>().ok()).sum();
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let tick = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok());
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = resident.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok());
-    (ticks / TICKS, kib.unwrap_or_default() / 1024.0)
+    match (tick(11), tick(12), kib) {
+        (Some(user), Some(system), Some(kib)) => Ok(((user + system) / TICKS, kib / 1024.0)),
+        _ => Err(format!("process {id} tells no CPU time or no memory: {stat}")),
+    }
 }
 
 /// Ties all threads of a process to one core.
@@ -94,7 +100,7 @@ pub fn run(proxies: usize, services: usize) -> Result<(), String> {
     fleet.until_connected(WITHIN)?;
     println!("all certified and connected after {:.1?}", began.elapsed());
     fleet.until_quiet();
-    rest(&mut world);
+    rest(&mut world)?;
     changes(&world, &fleet, proxies)?;
     ends(&fleet, proxies)?;
     storm(&mut world, &fleet, proxies)?;
@@ -112,15 +118,16 @@ pub fn run(proxies: usize, services: usize) -> Result<(), String> {
 
 /// What the control plane takes when nothing changes.
 #[expect(clippy::disallowed_methods, clippy::print_stdout, reason = "measures, for a command")]
-fn rest(world: &mut World) {
+fn rest(world: &mut World) -> Result<(), String> {
     let id = world.control().id();
-    let (before, resident) = used(id);
+    let (before, resident) = used(id)?;
     let resting = Instant::now();
     while resting.elapsed() < REST {
         wait::pause();
     }
-    let cpu = (used(id).0 - before) / resting.elapsed().as_secs_f64() * 100.0;
+    let cpu = (used(id)?.0 - before) / resting.elapsed().as_secs_f64() * 100.0;
     println!("at rest: {cpu:.1} % of a core, {resident:.0} MB");
+    Ok(())
 }
 
 /// How long a policy is on its way, to all and to one.
@@ -176,7 +183,7 @@ fn storm(world: &mut World, fleet: &Fleet, proxies: usize) -> Result<(), String>
     let all = back.elapsed();
     println!("killed and started again: it answers after {answers:.1?}, all are connected after {all:.1?}");
     fleet.until_quiet();
-    let (cpu, resident) = used(world.control().id());
+    let (cpu, resident) = used(world.control().id())?;
     println!("which took {cpu:.1} s of CPU; {resident:.0} MB");
     fleet.forget();
     let typed = Instant::now();
